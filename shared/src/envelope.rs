@@ -1,0 +1,66 @@
+//! The envelope: an event with its identity, aggregate, time and metadata, as it stands in the outbox.
+
+use serde_json::value::RawValue;
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use crate::event::{DecodeError, Event};
+
+/// An outbox row. `P` is the payload: raw JSON as read, or a decoded event as handlers get it.
+#[derive(Clone, Debug)]
+pub struct Envelope<P = Box<RawValue>> {
+    /// Made by the writer, normally a UUIDv7.
+    pub event_id: Uuid,
+    /// The order within an aggregate (and within a lane); given by the database.
+    pub position: i64,
+    /// 0 to 15: the hash of the aggregate.
+    pub lane: i16,
+    /// Such as `user`.
+    pub aggregate_type: String,
+    /// The aggregate's identifier within its type.
+    pub aggregate_id: String,
+    /// Such as `user.registered`.
+    pub event_type: String,
+    /// The version of the payload's shape.
+    pub event_version: i32,
+    /// What happened.
+    pub payload: P,
+    /// A JSON object: trace context (`traceparent`, `tracestate`), `correlation_id`, `causation_id`, and whatever else
+    /// the writer added. Kept raw: rows are written by any language, and an odd value here must not fail an event.
+    pub metadata: Box<RawValue>,
+    /// When the writer says that it happened.
+    pub occurred_at: OffsetDateTime,
+}
+
+impl Envelope {
+    /// The same envelope with its payload decoded.
+    ///
+    /// # Errors
+    /// As [`Event::decode`].
+    pub fn decode<E: Event>(&self) -> Result<Envelope<E>, DecodeError> {
+        let payload = E::decode(self.event_version, self.payload.get())?;
+        Ok(Envelope {
+            event_id: self.event_id,
+            position: self.position,
+            lane: self.lane,
+            aggregate_type: self.aggregate_type.clone(),
+            aggregate_id: self.aggregate_id.clone(),
+            event_type: self.event_type.clone(),
+            event_version: self.event_version,
+            payload,
+            metadata: self.metadata.clone(),
+            occurred_at: self.occurred_at,
+        })
+    }
+}
+
+impl<P> Envelope<P> {
+    /// The W3C trace context that the writer left, if it is there and a string.
+    pub fn traceparent(&self) -> Option<String> {
+        #[derive(serde::Deserialize)]
+        struct Trace {
+            traceparent: Option<String>,
+        }
+        serde_json::from_str::<Trace>(self.metadata.get()).ok()?.traceparent
+    }
+}
