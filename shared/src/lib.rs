@@ -1,0 +1,9 @@
+//! The contract between the two binaries, and what both need to run. No HTTP, and no SQL but the bookkeeping of
+//! migrations.
+
+pub mod envelope;
+pub mod event;
+pub mod settings;
+pub mod database_url;
+pub mod telemetry;
+pub mod shutdown;
