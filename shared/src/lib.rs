@@ -3,6 +3,11 @@
 
 pub mod envelope;
 pub mod event;
+pub mod email_address;
+pub mod display_name;
+pub mod characters;
+pub mod token;
+pub mod public_url;
 pub mod settings;
 pub mod database_url;
 pub mod telemetry;
