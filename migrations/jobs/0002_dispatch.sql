@@ -34,7 +34,7 @@ CREATE TABLE aftercommit.lane_cursors (
     CONSTRAINT lane_cursors_pkey    PRIMARY KEY (lane),
     CONSTRAINT lane_cursors_lane    CHECK (lane BETWEEN 0 AND 15),
     CONSTRAINT lane_cursors_witness CHECK (num_nonnulls(witness_event_id, witness_transaction_id, witness_position) IN (0, 3)),
-    CONSTRAINT lane_cursors_vouched CHECK (witness_event_id IS NOT NULL OR seen = '1:1:'),
+    CONSTRAINT lane_cursors_vouched CHECK (witness_event_id IS NOT NULL OR seen::text = '1:1:'),
     CONSTRAINT lane_cursors_window  CHECK (num_nonnulls(next, next_witness_event_id, next_witness_transaction_id,
                                                         next_witness_position, after_position, after_event_id) IN (0, 6))
 );

@@ -1,0 +1,11 @@
+//! Support for the tests and the demo: real servers, real processes, real mail.
+//!
+//! Nothing here imitates a part of the system. PostgreSQL is PostgreSQL, `api` and `relay` are the built binaries, and
+//! mail goes through an SMTP server or into a directory. What the scenarios promise stands in `tests/tests`.
+
+pub mod leash;
+pub mod postgres;
+pub mod databases;
+pub mod http;
+pub mod skip;
+pub mod wait;
