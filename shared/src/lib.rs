@@ -10,5 +10,7 @@ pub mod token;
 pub mod public_url;
 pub mod settings;
 pub mod database_url;
+pub mod migrate;
 pub mod telemetry;
 pub mod shutdown;
+pub mod redact;
