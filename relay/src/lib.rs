@@ -1,6 +1,12 @@
 //! The relay: reads the outbox after commit, runs the registered handlers, stores the jobs they return, and delivers
 //! them. Modules are in the order in which an event meets them.
 
+pub mod postgres;
 pub mod retry;
+pub mod wake;
+pub mod health;
 
+pub mod outbox;
+pub mod dispatch;
+pub mod handlers;
 pub mod jobs;

@@ -1,0 +1,278 @@
+//! 2. Dispatch: events → handlers → jobs and cursors, in one transaction.
+//!
+//! A worker holds a share of the lanes. It reads what is new in them, runs the handlers, and commits the jobs together
+//! with the cursors, while it already reads the next batch. Nothing is written while nothing happens.
+
+pub mod commit;
+pub mod cursor;
+pub mod history;
+pub mod lanes;
+pub mod read;
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use shared::database_url::DatabaseUrl;
+use tokio::sync::watch;
+use tokio_postgres::Client;
+use tokio_util::sync::CancellationToken;
+
+use crate::handlers::Registry;
+use crate::health::Health;
+use crate::postgres::{self, within};
+use crate::wake::Bell;
+use crate::{outbox, retry};
+use commit::Statements;
+use read::{Batch, Found, Lane};
+
+/// How often a worker asks who shares the lanes. It is also what keeps its session alive.
+const BALANCE: Duration = Duration::from_secs(1);
+/// The poll while notifications are heard, and while they are not.
+const POLL: Duration = Duration::from_secs(5);
+const POLL_DEAF: Duration = Duration::from_secs(1);
+/// How soon to look again for a commit that is on its way to disk.
+const FLUSH_POLL: Duration = Duration::from_millis(5);
+/// The bound on light statements in the jobs database.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// What a dispatching worker needs.
+#[derive(Debug)]
+pub struct Context {
+    /// The application database.
+    pub application: DatabaseUrl,
+    /// The jobs database.
+    pub jobs: DatabaseUrl,
+    /// What this process calls itself to PostgreSQL.
+    pub name: String,
+    /// What to do with events.
+    pub registry: Registry,
+    /// Rung when the outbox may hold something new.
+    pub outbox_bell: Bell,
+    /// To be rung when there are new jobs.
+    pub jobs_bell: Bell,
+    /// Where the worker says how it is.
+    pub health: Health,
+}
+
+#[derive(Debug, thiserror::Error)]
+enum Error {
+    #[error("application database: {0}")]
+    Application(outbox::Error),
+    #[error("jobs database: {0}")]
+    Jobs(postgres::Error),
+    #[error(transparent)]
+    Commit(#[from] commit::Error),
+}
+
+impl From<outbox::Error> for Error {
+    fn from(error: outbox::Error) -> Self {
+        Self::Application(error)
+    }
+}
+
+/// Dispatches until told to stop, over whatever happens to either database.
+pub async fn run(context: &Context, worker: usize, stop: &CancellationToken) {
+    let part = format!("dispatch {worker}");
+    context.health.ill(&part, "not connected yet");
+    let mut pace = retry::reconnect();
+    while !stop.is_cancelled() {
+        let Err(error) = session(context, &part, &mut pace, stop).await else { break };
+        let message = error.to_string();
+        if context.health.ill(&part, message.as_str()) {
+            tracing::warn!(part, error = message, "dispatch is interrupted; trying again");
+        }
+        tokio::select! {
+            () = tokio::time::sleep(pace.next_delay()) => {}
+            () = stop.cancelled() => {}
+        }
+    }
+}
+
+/// One pair of connections, from their opening until one breaks, a fence is met, or it is time to stop.
+async fn session(
+    context: &Context,
+    part: &str,
+    pace: &mut retry::Reconnect,
+    stop: &CancellationToken,
+) -> Result<(), Error> {
+    let mut worker = Worker::connect(context).await?;
+    let mut look = true;
+    loop {
+        look |= worker.balance_if_due().await?;
+        if look {
+            worker.found = worker.drain(context, stop).await?;
+        }
+        report(context, part, &worker.lanes);
+        pace.reset();
+        if stop.is_cancelled() {
+            return Ok(());
+        }
+        look = worker.rest(context, stop).await?;
+    }
+}
+
+/// What the last look left behind.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Left {
+    /// Nothing more at that moment.
+    Nothing,
+    /// Commits that are on their way to disk.
+    Unflushed,
+    /// The lanes are to be shared anew first.
+    More,
+}
+
+/// A worker's two connections and what it holds over them.
+struct Worker {
+    application: Client,
+    jobs: Client,
+    statements: Statements,
+    lanes: BTreeMap<i16, Lane>,
+    /// The lane to begin the next batch with.
+    turn: i16,
+    ear: watch::Receiver<u64>,
+    found: Left,
+    balance_at: Instant,
+    poll_at: Instant,
+    /// Polls in a row that found events which nobody had notified of: writers that don't, or a deaf connection.
+    unannounced: u32,
+}
+
+impl Worker {
+    async fn connect(context: &Context) -> Result<Self, Error> {
+        // The application first: a worker that cannot read holds no lanes.
+        let application = postgres::application(&context.application, &context.name).await;
+        let application = application.map_err(|error| Error::Application(error.into()))?;
+        let jobs = postgres::jobs(&context.jobs, &context.name).await.map_err(Error::Jobs)?;
+        let statements = within(PATIENCE, Statements::prepare(&jobs)).await.map_err(Error::Jobs)?;
+        within(PATIENCE, lanes::join(&jobs)).await.map_err(Error::Jobs)?;
+        let now = Instant::now();
+        Ok(Self {
+            application,
+            jobs,
+            statements,
+            lanes: BTreeMap::new(),
+            turn: 0,
+            ear: context.outbox_bell.ear(),
+            found: Left::Nothing,
+            balance_at: now,
+            poll_at: now,
+            unannounced: 0,
+        })
+    }
+
+    /// Shares the lanes anew when it is time to. Returns whether there is a lane that was not held before.
+    async fn balance_if_due(&mut self) -> Result<bool, Error> {
+        if Instant::now() < self.balance_at {
+            return Ok(false);
+        }
+        let held = within(PATIENCE, lanes::balance(&self.jobs)).await.map_err(Error::Jobs)?;
+        self.balance_at = Instant::now() + BALANCE;
+        self.lanes.retain(|lane, _| held.contains(lane));
+        let gained: Vec<i16> = held.into_iter().filter(|lane| !self.lanes.contains_key(lane)).collect();
+        if gained.is_empty() {
+            return Ok(false);
+        }
+        let cursors = within(PATIENCE, cursor::load(&self.jobs, &gained)).await.map_err(Error::Jobs)?;
+        self.lanes.extend(cursors.into_iter().map(|cursor| (cursor.lane, Lane::new(cursor))));
+        tracing::debug!(lanes = ?self.lanes.keys(), "lanes held");
+        Ok(true)
+    }
+
+    /// Reads and commits until nothing is left, the lanes are to be shared anew, or it is time to stop. While a batch
+    /// is being committed the next one is read.
+    async fn drain(&mut self, context: &Context, stop: &CancellationToken) -> Result<Left, Error> {
+        // Rings from here on are answered by another look.
+        self.ear.mark_unchanged();
+        let mut pending = None;
+        loop {
+            let due = Instant::now() >= self.balance_at;
+            let reading = async {
+                if due || self.lanes.is_empty() || stop.is_cancelled() {
+                    return Ok(None);
+                }
+                read::batch(&self.application, &context.registry, &mut self.lanes, &mut self.turn).await.map(Some)
+            };
+            let storing = store(&mut self.jobs, &self.statements, pending.take(), context);
+            let (stored, found) = tokio::join!(storing, reading);
+            stored?;
+            match found? {
+                Some(Found::Batch(batch)) => pending = Some(batch),
+                Some(Found::Unflushed) => return Ok(Left::Unflushed),
+                Some(Found::Nothing) => {
+                    self.poll_at = Instant::now() + self.poll_interval(context);
+                    return Ok(Left::Nothing);
+                }
+                None if due && !self.lanes.is_empty() => return Ok(Left::More),
+                None => return Ok(Left::Nothing),
+            }
+        }
+    }
+
+    /// Waits for something to do. Returns whether to look into the outbox.
+    async fn rest(&mut self, context: &Context, stop: &CancellationToken) -> Result<bool, Error> {
+        let look_at = match self.found {
+            Left::More => return Ok(true),
+            Left::Unflushed => Instant::now() + FLUSH_POLL,
+            Left::Nothing => self.poll_at,
+        };
+        tokio::select! {
+            _ = self.ear.changed() => {
+                self.unannounced = 0;
+                return Ok(true);
+            }
+            () = stop.cancelled() => return Ok(false),
+            () = tokio::time::sleep_until(look_at.min(self.balance_at).into()) => {}
+        }
+        if Instant::now() < look_at {
+            return Ok(false);
+        }
+        if self.found == Left::Unflushed {
+            return Ok(true);
+        }
+        let anything = !self.lanes.is_empty() && read::anything(&self.application, &self.lanes).await?;
+        self.unannounced = if anything { self.unannounced + 1 } else { self.unannounced };
+        self.poll_at = Instant::now() + self.poll_interval(context);
+        Ok(anything)
+    }
+
+    fn poll_interval(&self, context: &Context) -> Duration {
+        let heard = context.outbox_bell.connected() && self.unannounced < 2;
+        if heard { POLL } else { POLL_DEAF }
+    }
+}
+
+/// Commits a batch, if there is one, and wakes delivery.
+async fn store(
+    jobs: &mut Client,
+    statements: &Statements,
+    batch: Option<Batch>,
+    context: &Context,
+) -> Result<(), commit::Error> {
+    let Some(batch) = batch else { return Ok(()) };
+    let stored = commit::commit(jobs, statements, &batch).await?;
+    for failure in &batch.failures {
+        let read::Failure { event, handler, error } = failure;
+        tracing::error!(event_id = %event.event_id, event_type = event.event_type, handler, error, "event set aside");
+    }
+    tracing::debug!(events = batch.events, jobs = stored, "dispatched");
+    if stored > 0 {
+        context.jobs_bell.ring();
+        // Other relays; outside of the transaction, where it would serialise commits. A lost one costs them a poll.
+        within(PATIENCE, jobs.batch_execute("NOTIFY aftercommit_jobs")).await?;
+    }
+    Ok(())
+}
+
+fn report(context: &Context, part: &str, lanes: &BTreeMap<i16, Lane>) {
+    let mut troubles = lanes.iter().filter_map(|(lane, state)| state.trouble().map(|trouble| (lane, trouble)));
+    match troubles.next() {
+        None => context.health.well(part),
+        Some((lane, trouble)) => {
+            let message = format!("lane {lane}: {trouble}");
+            if context.health.ill(part, message.as_str()) {
+                tracing::error!(part, "{message}");
+            }
+        }
+    }
+}

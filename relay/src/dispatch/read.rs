@@ -1,0 +1,319 @@
+//! From lanes to a batch: what is new is read, the handlers run, and the cursors' next places are computed.
+//!
+//! A batch is read while the one before it is being committed, so a lane here runs ahead of its row in the database: the
+//! version it names is the one that the commit under way will leave. When a commit fails, everything here is forgotten
+//! and loaded again.
+
+use std::collections::{BTreeMap, VecDeque};
+use std::time::Instant;
+
+use tokio_postgres::Client;
+use tokio_postgres::types::PgLsn;
+
+use super::cursor::{Cursor, Window};
+use super::history::{Move, Verdict, judge};
+use crate::handlers::Registry;
+use crate::jobs::store::NewJob;
+use crate::outbox::window::Snapshot;
+use crate::outbox::{self, Answer, Look, OutboxRow, Question, Range, Reading, SLICE_ROWS, START, Slice, Witness};
+
+/// A batch takes no further lane once it holds this many events.
+const BATCH_EVENTS: usize = 2 * SLICE_ROWS;
+
+/// A slice may hold a few rows more than planned, where positions repeat.
+const READ_LIMIT: usize = SLICE_ROWS + SLICE_ROWS / 8;
+
+/// A lane that this worker holds.
+#[derive(Debug)]
+pub struct Lane {
+    cursor: Cursor,
+    /// What is left of the open window, in order.
+    slices: VecDeque<Slice>,
+    gate: Option<Gate>,
+    /// The upper snapshot of which every transaction is known to be on disk.
+    flushed: Option<Snapshot>,
+    /// Rows to ask for at a time: fewer while they are large.
+    limit: usize,
+    trouble: Option<Trouble>,
+}
+
+/// A window with a commit that may not yet be on disk. It is put off, with its upper snapshot fixed, and read anew once
+/// all of it is durable: after a crash in between, that commit never happened, and its id is another's.
+#[derive(Debug)]
+struct Gate {
+    next: Snapshot,
+    lsn: PgLsn,
+    until: Instant,
+}
+
+/// Why a lane is not dispatched.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Trouble {
+    /// The history that the cursor points into is gone.
+    #[error("{0}: it was restored, rebuilt, or failed over with loss; the lane waits")]
+    Moved(#[from] Move),
+    /// An old primary answers.
+    #[error(
+        "the server is on timeline {found}, and timeline {known} was already followed: \
+         an old primary, or an old copy; the lane waits for the right one"
+    )]
+    Behind {
+        /// The timeline already followed.
+        known: i32,
+        /// The timeline that answered.
+        found: i32,
+    },
+}
+
+impl Lane {
+    /// A lane at its cursor.
+    pub fn new(cursor: Cursor) -> Self {
+        Self { cursor, slices: VecDeque::new(), gate: None, flushed: None, limit: READ_LIMIT, trouble: None }
+    }
+
+    /// Why it is not dispatched, if it is not.
+    pub fn trouble(&self) -> Option<Trouble> {
+        self.trouble
+    }
+
+    fn question(&self) -> Question<'_> {
+        Question {
+            lane: self.cursor.lane,
+            seen: &self.cursor.seen,
+            witness: self.cursor.witness,
+            next_witness: self.cursor.window.as_ref().map(|w| w.witness),
+        }
+    }
+}
+
+/// What one transaction in the jobs database will store: jobs and failures, and the cursors moved over their events.
+#[derive(Debug, Default)]
+pub struct Batch {
+    /// Each with the version that it is fenced on.
+    pub cursors: Vec<Cursor>,
+    /// The jobs of all handlers, in the order of the events.
+    pub jobs: Vec<NewJob>,
+    /// What handlers could not take.
+    pub failures: Vec<Failure>,
+    /// How many events are in it.
+    pub events: usize,
+}
+
+/// An event that a handler could not take.
+#[derive(Debug)]
+pub struct Failure {
+    /// The event, without its payload.
+    pub event: OutboxKey,
+    /// The handler.
+    pub handler: &'static str,
+    /// Why; free of values.
+    pub error: String,
+}
+
+/// Which event, for people.
+#[derive(Clone, Debug)]
+pub struct OutboxKey {
+    /// The event.
+    pub event_id: uuid::Uuid,
+    /// Its lane.
+    pub lane: i16,
+    /// Its aggregate's type.
+    pub aggregate_type: String,
+    /// Its aggregate.
+    pub aggregate_id: String,
+    /// Its type.
+    pub event_type: String,
+}
+
+/// What a read found.
+#[derive(Debug)]
+pub enum Found {
+    /// Something to commit.
+    Batch(Batch),
+    /// Nothing yet, but a commit is on its way to disk: look again soon.
+    Unflushed,
+    /// Nothing.
+    Nothing,
+}
+
+/// Whether anything waits in the lanes, in two light statements.
+///
+/// # Errors
+/// As [`outbox::glance`].
+pub async fn anything(client: &Client, lanes: &BTreeMap<i16, Lane>) -> Result<bool, outbox::Error> {
+    let questions: Vec<_> = lanes.values().map(Lane::question).collect();
+    let look = outbox::glance(client, &questions).await?;
+    Ok(look.lanes.iter().any(|answer| {
+        lanes.get(&answer.lane).is_some_and(|lane| {
+            answer.waiting > 0
+                || lane.cursor.window.is_some()
+                || lane.gate.is_some()
+                || verdict(lane, &look, answer) != Verdict::Same
+        })
+    }))
+}
+
+/// Reads the next batch. `turn` says at which lane to begin, so that each gets its turn under load.
+///
+/// # Errors
+/// As [`outbox::look`]; the connection is then to be dropped, and the lanes loaded again.
+pub async fn batch(
+    client: &Client,
+    registry: &Registry,
+    lanes: &mut BTreeMap<i16, Lane>,
+    turn: &mut i16,
+) -> Result<Found, outbox::Error> {
+    let questions: Vec<_> = lanes.values().map(Lane::question).collect();
+    let (reading, look) = outbox::look(client, &questions).await?;
+    let mut answers = look.lanes.clone();
+    answers.sort_unstable_by_key(|answer| (answer.lane < *turn, answer.lane));
+
+    let mut batch = Batch::default();
+    let mut rows = Vec::new();
+    let mut unflushed = false;
+    for answer in answers {
+        if rows.len() >= BATCH_EVENTS {
+            *turn = answer.lane;
+            break;
+        }
+        let Some(lane) = lanes.get_mut(&answer.lane) else { continue };
+        match read_lane(&reading, &look, &answer, lane).await? {
+            LaneRead::Rows(read) => {
+                rows.extend(read);
+                batch.cursors.push(lane.cursor.clone());
+                lane.cursor.version += 1;
+            }
+            LaneRead::Unflushed => unflushed = true,
+            LaneRead::Nothing => {}
+        }
+    }
+    // The handlers run while the answer to COMMIT is on its way.
+    let (ended, ()) = tokio::join!(reading.end(), async { handle(registry, &rows, &mut batch) });
+    ended?;
+    Ok(match (batch.cursors.is_empty(), unflushed) {
+        (false, _) => Found::Batch(batch),
+        (true, true) => Found::Unflushed,
+        (true, false) => Found::Nothing,
+    })
+}
+
+enum LaneRead {
+    Rows(Vec<OutboxRow>),
+    Unflushed,
+    Nothing,
+}
+
+fn verdict(lane: &Lane, look: &Look, answer: &Answer) -> Verdict {
+    judge(&lane.cursor, look.identity, &look.next, answer)
+}
+
+/// Reads one lane's next rows and moves its cursor over them, here in memory.
+async fn read_lane(
+    reading: &Reading<'_>,
+    look: &Look,
+    answer: &Answer,
+    lane: &mut Lane,
+) -> Result<LaneRead, outbox::Error> {
+    lane.trouble = match verdict(lane, look, answer) {
+        Verdict::Same => None,
+        Verdict::WindowGone => {
+            tracing::warn!(lane = lane.cursor.lane, "the open window's history is gone; reading again from its start");
+            lane.cursor.window = None;
+            lane.slices.clear();
+            None
+        }
+        Verdict::Behind { known, found } => Some(Trouble::Behind { known, found }),
+        Verdict::Moved(how) => Some(Trouble::Moved(how)),
+    };
+    if lane.trouble.is_some() {
+        return Ok(LaneRead::Nothing);
+    }
+    let next = match (lane.gate.take(), &lane.cursor.window) {
+        (Some(gate), _) if look.flush_lsn >= gate.lsn || Instant::now() >= gate.until => {
+            lane.flushed = Some(gate.next.clone());
+            gate.next
+        }
+        (Some(gate), _) => {
+            lane.gate = Some(gate);
+            return Ok(LaneRead::Unflushed);
+        }
+        (None, Some(window)) => window.next.clone(),
+        (None, None) if answer.waiting == 0 => return Ok(LaneRead::Nothing),
+        (None, None) => look.next.clone(),
+    };
+
+    let cursor = &lane.cursor;
+    let after = cursor.window.as_ref().map_or(START, |window| window.after);
+    let range = Range { lane: cursor.lane, seen: &cursor.seen, next: &next, after };
+    let sliced = cursor.window.is_some() || answer.waiting > SLICE_ROWS;
+    if sliced && lane.slices.is_empty() {
+        lane.slices = reading.plan(&range).await?.into();
+    }
+    let slice = if sliced { lane.slices.front().copied() } else { Some(Slice::ALL) };
+    let (rows, whole) = match slice {
+        Some(slice) => reading.rows(&range, slice, lane.limit).await?,
+        None => (Vec::new(), true),
+    };
+
+    if lane.flushed.as_ref() != Some(&next) && rows.iter().any(|row| !row.durable_at_commit) {
+        if look.flush_lsn < look.insert_lsn {
+            lane.gate = Some(Gate { next, lsn: look.insert_lsn, until: Instant::now() + look.flush_bound });
+            return Ok(LaneRead::Unflushed);
+        }
+        lane.flushed = Some(next.clone());
+    }
+    lane.limit = if whole { (lane.limit * 2).min(READ_LIMIT) } else { rows.len().max(1) };
+    if whole {
+        lane.slices.pop_front();
+    }
+
+    let finished = whole && lane.slices.is_empty();
+    let witness = match &cursor.window {
+        Some(window) => Some(window.witness),
+        None if finished => greatest(&rows, cursor.foreign_position),
+        None => reading.witness(&range, cursor.foreign_position).await?,
+    };
+    let mut moved = match (finished, witness, rows.last()) {
+        (false, Some(witness), Some(last)) => {
+            let after = (last.envelope.position, last.envelope.event_id);
+            Cursor { window: Some(Window { next, witness, after }), ..cursor.clone() }
+        }
+        (false, _, _) => cursor.clone(),
+        (true, witness, _) => cursor.close(&next, witness),
+    };
+    moved.identity = Some(look.identity);
+    lane.cursor = moved;
+    Ok(LaneRead::Rows(rows))
+}
+
+fn greatest(rows: &[OutboxRow], foreign_position: i64) -> Option<Witness> {
+    rows.iter()
+        .filter(|row| row.envelope.position > foreign_position)
+        .max_by_key(|row| row.transaction_id)
+        .map(OutboxRow::witness)
+}
+
+fn handle(registry: &Registry, rows: &[OutboxRow], batch: &mut Batch) {
+    batch.events = rows.len();
+    batch.jobs.reserve(rows.len());
+    for OutboxRow { envelope, .. } in rows {
+        for handled in registry.publish(envelope) {
+            match handled.outcome {
+                Ok(jobs) => {
+                    batch.jobs.extend(jobs.into_iter().map(|job| NewJob::new(envelope, handled.handler, 0, job)));
+                }
+                Err(error) => batch.failures.push(Failure {
+                    event: OutboxKey {
+                        event_id: envelope.event_id,
+                        lane: envelope.lane,
+                        aggregate_type: envelope.aggregate_type.clone(),
+                        aggregate_id: envelope.aggregate_id.clone(),
+                        event_type: envelope.event_type.clone(),
+                    },
+                    handler: handled.handler,
+                    error: error.to_string(),
+                }),
+            }
+        }
+    }
+}

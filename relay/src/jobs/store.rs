@@ -1,0 +1,111 @@
+//! Storing jobs: many in one statement, each once.
+
+use serde_json::value::RawValue;
+use shared::envelope::Envelope;
+use time::OffsetDateTime;
+use tokio_postgres::types::Json;
+use tokio_postgres::{Statement, Transaction};
+use uuid::Uuid;
+
+use super::Job;
+use super::id::job_id;
+
+/// A job with everything that its row begins with.
+#[derive(Clone, Debug)]
+pub struct NewJob {
+    /// Computed: see [`job_id`].
+    pub job_id: Uuid,
+    /// The event that it follows from.
+    pub event_id: Uuid,
+    /// The handler that asked for it.
+    pub handler: String,
+    /// 0, or the number of the `replay --again` that made it.
+    pub generation: i32,
+    /// What the handler asked for.
+    pub job: Job,
+    /// The event's metadata, so that a trace goes on.
+    pub metadata: Box<RawValue>,
+    /// The event's time.
+    pub occurred_at: OffsetDateTime,
+}
+
+impl NewJob {
+    /// The row for a job that a handler asked for after an event.
+    pub fn new(envelope: &Envelope, handler: &str, generation: i32, job: Job) -> Self {
+        Self {
+            job_id: job_id(envelope.event_id, handler, &job.name, generation),
+            event_id: envelope.event_id,
+            handler: handler.to_owned(),
+            generation,
+            job,
+            metadata: envelope.metadata.clone(),
+            occurred_at: envelope.occurred_at,
+        }
+    }
+
+    fn expires_at(&self) -> Option<OffsetDateTime> {
+        // A time beyond what can be written means never.
+        self.job.expires_after.and_then(|after| self.occurred_at.checked_add(after.try_into().ok()?))
+    }
+}
+
+/// Rows to one INSERT.
+const CHUNK: usize = 1_000;
+
+/// `insert_jobs`: stores jobs; those that are there already stay as they are.
+pub const INSERT: &str = "
+    INSERT INTO jobs (job_id, event_id, handler, name, generation, kind, args, metadata, occurred_at, expires_at,
+                      max_attempts, retry_initial, retry_multiplier, retry_max_interval, retry_jitter)
+    SELECT *
+      FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::integer[], $6::text[], $7::jsonb[], $8::jsonb[],
+                  $9::timestamptz[], $10::timestamptz[],
+                  $11::smallint[], $12::float8[], $13::float8[], $14::float8[], $15::float8[])
+        ON CONFLICT (job_id) DO NOTHING";
+
+/// Stores jobs in the caller's transaction. Returns how many were new.
+///
+/// # Errors
+/// Whatever PostgreSQL says.
+pub async fn insert(
+    transaction: &Transaction<'_>,
+    statement: &Statement,
+    jobs: &[NewJob],
+) -> Result<u64, tokio_postgres::Error> {
+    let mut stored = 0;
+    for chunk in jobs.chunks(CHUNK) {
+        stored += insert_chunk(transaction, statement, chunk).await?;
+    }
+    Ok(stored)
+}
+
+async fn insert_chunk(
+    transaction: &Transaction<'_>,
+    statement: &Statement,
+    jobs: &[NewJob],
+) -> Result<u64, tokio_postgres::Error> {
+    fn column<'a, T>(jobs: &'a [NewJob], of: impl FnMut(&'a NewJob) -> T) -> Vec<T> {
+        jobs.iter().map(of).collect()
+    }
+    transaction
+        .execute(
+            statement,
+            &[
+                &column(jobs, |j| j.job_id),
+                &column(jobs, |j| j.event_id),
+                &column(jobs, |j| j.handler.as_str()),
+                &column(jobs, |j| j.job.name.as_str()),
+                &column(jobs, |j| j.generation),
+                &column(jobs, |j| j.job.kind),
+                &column(jobs, |j| Json(&*j.job.args)),
+                &column(jobs, |j| Json(&*j.metadata)),
+                &column(jobs, |j| j.occurred_at),
+                &column(jobs, NewJob::expires_at),
+                &column(jobs, |j| j.job.retry.max_attempts),
+                &column(jobs, |j| j.job.retry.initial),
+                &column(jobs, |j| j.job.retry.multiplier),
+                &column(jobs, |j| j.job.retry.max_interval),
+                &column(jobs, |j| j.job.retry.jitter),
+            ],
+        )
+        .await
+}

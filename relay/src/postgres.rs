@@ -1,0 +1,215 @@
+//! Connections to the two databases, each with bounds on everything that can hang.
+//!
+//! The application side may be behind a transaction pooler: nothing is set for the session and no statement is named.
+//! The jobs side must be PostgreSQL itself: lanes are session locks, and LISTEN must hear. What is set here at start-up
+//! would not hold across a transaction pooler, which is how one is noticed.
+
+use std::future::Future;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use futures_util::future::poll_fn;
+use rustls::pki_types::CertificateDer;
+use rustls::pki_types::pem::PemObject;
+use shared::database_url::{DatabaseUrl, Host, Tls};
+use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Notification, Socket};
+use tokio_postgres_rustls::MakeRustlsConnect;
+
+/// A server that does not answer within this time is away.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
+
+/// How long PostgreSQL keeps a session on the jobs side whose relay went silent, and with it its lanes.
+pub const SESSION_LEASE: Duration = Duration::from_secs(15);
+
+/// Why there is no connection, or none any more.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The server refused, or the connection broke.
+    #[error("{}", describe(.0))]
+    Postgres(#[from] tokio_postgres::Error),
+    /// No answer in time.
+    #[error("no answer within {} s", .0.as_secs())]
+    Timeout(Duration),
+    /// The certificate authorities named by `sslrootcert` cannot be read.
+    #[error("sslrootcert {path}: {problem}")]
+    RootCertificates {
+        /// The file.
+        path: String,
+        /// What is wrong with it.
+        problem: String,
+    },
+    /// Settings of the session did not hold.
+    #[error(
+        "JOBS_DATABASE_URL leads to a transaction pooler; lanes and LISTEN need a session of their own: \
+         point it at PostgreSQL itself, or at a pool in session mode"
+    )]
+    TransactionPooler,
+}
+
+/// What PostgreSQL said, without DETAIL (which quotes values), or what happened to the connection.
+fn describe(error: &tokio_postgres::Error) -> String {
+    match (error.as_db_error(), std::error::Error::source(error)) {
+        (Some(db), _) => format!("{} ({})", db.message(), db.code().code()),
+        (None, Some(source)) => format!("{error}: {source}"),
+        (None, None) => error.to_string(),
+    }
+}
+
+/// Connects to the application database.
+///
+/// # Errors
+/// When there is no server, no answer, or no entry.
+pub async fn application(url: &DatabaseUrl, name: &str) -> Result<Client, Error> {
+    open(&config(url, name), &url.tls, |_| {}).await
+}
+
+/// Connects to the application database and hands each notification to `heard`.
+///
+/// # Errors
+/// As [`application`].
+pub async fn application_listener(
+    url: &DatabaseUrl,
+    name: &str,
+    heard: impl Fn(Notification) + Send + 'static,
+) -> Result<Client, Error> {
+    open(&config(url, name), &url.tls, heard).await
+}
+
+/// Connects to the jobs database, on a session that PostgreSQL ends when it hears nothing for [`SESSION_LEASE`].
+///
+/// # Errors
+/// As [`application`], and when the settings of the session do not hold, as behind a transaction pooler.
+pub async fn jobs(url: &DatabaseUrl, name: &str) -> Result<Client, Error> {
+    let lease = SESSION_LEASE.as_millis();
+    jobs_session(url, name, &format!("-c idle_session_timeout={lease}"), |_| {}).await
+}
+
+/// Connects to the jobs database for LISTEN, and hands each notification to `heard`. The session may be silent.
+///
+/// # Errors
+/// As [`jobs`].
+pub async fn jobs_listener(
+    url: &DatabaseUrl,
+    name: &str,
+    heard: impl Fn(Notification) + Send + 'static,
+) -> Result<Client, Error> {
+    jobs_session(url, name, "", heard).await
+}
+
+async fn jobs_session(
+    url: &DatabaseUrl,
+    name: &str,
+    options: &str,
+    heard: impl Fn(Notification) + Send + 'static,
+) -> Result<Client, Error> {
+    let lease = SESSION_LEASE.as_millis();
+    let mut config = config(url, name);
+    config.options(format!(
+        "-c synchronous_commit=on -c search_path=aftercommit -c idle_in_transaction_session_timeout={lease} {options}"
+    ));
+    let client = open(&config, &url.tls, heard).await.map_err(|error| match error {
+        // What pgbouncer answers to a start-up parameter that it does not pass on.
+        Error::Postgres(e) if e.as_db_error().is_some_and(|db| db.message().contains("startup parameter")) => {
+            Error::TransactionPooler
+        }
+        other => other,
+    })?;
+    let held: i64 = client
+        .query_one(
+            "SELECT setting::bigint FROM pg_settings WHERE name = 'idle_in_transaction_session_timeout'",
+            &[],
+        )
+        .await?
+        .get(0);
+    if u128::try_from(held).ok() != Some(lease) {
+        return Err(Error::TransactionPooler);
+    }
+    Ok(client)
+}
+
+/// Gives an operation a bound. What was under way when it passes is unknown: the caller drops the connection.
+///
+/// # Errors
+/// What the operation says, or [`Error::Timeout`].
+pub async fn within<T>(
+    limit: Duration,
+    operation: impl Future<Output = Result<T, tokio_postgres::Error>>,
+) -> Result<T, Error> {
+    match tokio::time::timeout(limit, operation).await {
+        Ok(done) => Ok(done?),
+        Err(_) => Err(Error::Timeout(limit)),
+    }
+}
+
+fn config(url: &DatabaseUrl, name: &str) -> Config {
+    let mut config = Config::new();
+    match &url.host {
+        Host::Tcp(host) => config.host(host),
+        Host::Socket(directory) => config.host_path(directory),
+    };
+    config
+        .port(url.port)
+        .user(&url.user)
+        .dbname(&url.dbname)
+        .application_name(name)
+        .connect_timeout(CONNECT_TIMEOUT)
+        .keepalives_idle(Duration::from_secs(5))
+        .keepalives_interval(Duration::from_secs(3))
+        .keepalives_retries(3)
+        .tcp_user_timeout(SESSION_LEASE);
+    if let Some(password) = &url.password {
+        config.password(password.expose());
+    }
+    config
+}
+
+async fn open(config: &Config, tls: &Tls, heard: impl Fn(Notification) + Send + 'static) -> Result<Client, Error> {
+    match tls {
+        Tls::Disable => open_with(config.clone().ssl_mode(tokio_postgres::config::SslMode::Disable), NoTls, heard).await,
+        Tls::VerifyFull { root } => {
+            let connector = MakeRustlsConnect::new(tls_config(root.as_deref())?);
+            open_with(config.clone().ssl_mode(tokio_postgres::config::SslMode::Require), connector, heard).await
+        }
+    }
+}
+
+async fn open_with<T>(config: &Config, tls: T, heard: impl Fn(Notification) + Send + 'static) -> Result<Client, Error>
+where
+    T: MakeTlsConnect<Socket>,
+    T::Stream: Send + 'static,
+{
+    let (client, mut connection) = within(CONNECT_TIMEOUT, config.connect(tls)).await?;
+    // Ends when the client is dropped or the connection breaks; the client's next call then says so.
+    tokio::spawn(async move {
+        while let Some(Ok(message)) = poll_fn(|cx| connection.poll_message(cx)).await {
+            match message {
+                AsyncMessage::Notification(notification) => heard(notification),
+                AsyncMessage::Notice(notice) => tracing::debug!(message = notice.message(), "postgres notice"),
+                _ => {}
+            }
+        }
+    });
+    Ok(client)
+}
+
+fn tls_config(root: Option<&std::path::Path>) -> Result<rustls::ClientConfig, Error> {
+    let mut roots = rustls::RootCertStore::empty();
+    match root {
+        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+        Some(path) => {
+            let unreadable =
+                |problem: String| Error::RootCertificates { path: path.display().to_string(), problem };
+            for certificate in CertificateDer::pem_file_iter(path).map_err(|e| unreadable(e.to_string()))? {
+                let certificate = certificate.map_err(|e| unreadable(e.to_string()))?;
+                roots.add(certificate).map_err(|e| unreadable(e.to_string()))?;
+            }
+        }
+    }
+    static PROVIDER: OnceLock<Arc<rustls::crypto::CryptoProvider>> = OnceLock::new();
+    let provider = PROVIDER.get_or_init(|| Arc::new(rustls::crypto::ring::default_provider()));
+    let builder = rustls::ClientConfig::builder_with_provider(provider.clone())
+        .with_safe_default_protocol_versions()
+        .map_err(|e| Error::RootCertificates { path: "TLS".to_owned(), problem: e.to_string() })?;
+    Ok(builder.with_root_certificates(roots).with_no_client_auth())
+}
