@@ -1,6 +1,11 @@
 //! The relay: reads the outbox after commit, runs the registered handlers, stores the jobs they return, and delivers
 //! them. Modules are in the order in which an event meets them.
 
+pub mod cli;
+pub mod config;
+pub mod http;
+pub mod schema;
+
 pub mod postgres;
 pub mod retry;
 pub mod wake;

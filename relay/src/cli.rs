@@ -1,0 +1,75 @@
+//! The command line: one file per command.
+
+pub mod migrate;
+pub mod run;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use shared::settings::Faults;
+use shared::telemetry::{self, complain};
+
+use crate::config::{JobsDatabaseArgs, LoggingArgs};
+
+/// Settings were wrong or missing.
+const EXIT_SETTINGS: u8 = 2;
+
+/// The relay of a transactional outbox: events after commit, in order, as jobs with retries.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Option<Command>,
+    #[command(flatten)]
+    logging: LoggingArgs,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Dispatch events and deliver jobs until told to stop (the default)
+    Run(Box<run::Args>),
+    /// Bring the jobs database's schema up to date
+    Migrate(JobsDatabaseArgs),
+}
+
+/// Reads the command line, does what it says, and returns the exit code: 0 done, 1 failed while working, 2 wrong usage or
+/// settings, 3 refused by the state of things.
+pub fn main() -> ExitCode {
+    let cli = Cli::parse();
+    // Without a command the flags are those of `run`, which all come from the environment then.
+    let command = cli.command.unwrap_or_else(|| match Cli::parse_from(["relay", "run"]).command {
+        Some(run) => run,
+        None => unreachable!("the command was given"),
+    });
+    let mut faults = Faults::new();
+    let logging = cli.logging.read(&mut faults);
+    telemetry::init(&logging);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            complain(&format!("can't start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = runtime.block_on(async {
+        match command {
+            Command::Run(args) => run::run(*args, faults).await,
+            Command::Migrate(args) => migrate::run(args, faults).await,
+        }
+    });
+    ExitCode::from(code)
+}
+
+/// Prints the faults of the settings, if there are any.
+fn check(faults: Faults) -> Result<(), u8> {
+    faults.finish().map_err(|faults| {
+        complain(&faults.to_string());
+        EXIT_SETTINGS
+    })
+}
+
+/// Prints why a command ended, with all causes on one line.
+fn failed(error: &anyhow::Error) -> u8 {
+    complain(&format!("{error:#}"));
+    1
+}

@@ -1,0 +1,109 @@
+//! `relay run`: dispatch and delivery, until told to stop.
+
+use std::sync::Arc;
+
+use clap::Args as ClapArgs;
+use shared::database_url::DatabaseUrl;
+use shared::settings::{self, Faults};
+use shared::shutdown;
+use tokio_util::sync::CancellationToken;
+
+use crate::config::{ApplicationDatabaseArgs, JobsDatabaseArgs, Service, ServiceArgs, VARIABLES};
+use crate::health::Health;
+use crate::wake::{Bell, listen_to_outbox};
+use crate::{dispatch, handlers, http};
+
+/// Everything that the service is told at start.
+#[derive(ClapArgs, Clone, Debug)]
+pub struct Args {
+    #[command(flatten)]
+    application: ApplicationDatabaseArgs,
+    #[command(flatten)]
+    jobs: JobsDatabaseArgs,
+    #[command(flatten)]
+    service: ServiceArgs,
+}
+
+/// The same, read.
+struct Settings {
+    application: DatabaseUrl,
+    jobs: DatabaseUrl,
+    service: Service,
+}
+
+impl Args {
+    fn read(self, faults: &mut Faults) -> Option<Settings> {
+        let application = self.application.read(faults);
+        let jobs = self.jobs.read(faults);
+        let service = self.service.read(faults);
+        Some(Settings { application: application?, jobs: jobs?, service })
+    }
+}
+
+pub(super) async fn run(args: Args, mut faults: Faults) -> u8 {
+    let settings = args.read(&mut faults);
+    let registry = handlers::register_all().map_err(|error| {
+        faults.push("handlers", error.to_string(), "Change it in the table of handlers");
+    });
+    if let Err(code) = super::check(faults) {
+        return code;
+    }
+    let (Some(settings), Ok(registry)) = (settings, registry) else { return super::EXIT_SETTINGS };
+    settings::warn_about_unknown_variables(VARIABLES);
+    match service(settings, registry).await {
+        Ok(()) => 0,
+        Err(error) => super::failed(&error),
+    }
+}
+
+async fn service(settings: Settings, registry: handlers::Registry) -> anyhow::Result<()> {
+    let stop = shutdown::on_signals()?;
+    let health = Health::default();
+    let Service { job_queue_enabled, listen, dispatch_workers } = settings.service;
+
+    // A part that ends before it is told to takes the others with it.
+    let server = tokio::spawn(with_stop(stop.clone(), http::serve(listen, health.clone(), stop.clone())));
+    if !job_queue_enabled {
+        tracing::warn!("paused: JOB_QUEUE_ENABLED is false; events wait in the outbox");
+        health.well("paused by JOB_QUEUE_ENABLED");
+        return server.await?;
+    }
+    tracing::info!(handlers = registry.names().join(", "), "event_handlers_registered");
+
+    let name = format!("aftercommit relay {}", std::process::id());
+    let outbox_bell = Bell::default();
+    let jobs_bell = Bell::default();
+    let listener = listen_to_outbox(settings.application.clone(), name.clone(), outbox_bell.clone(), stop.clone());
+    let listener = tokio::spawn(listener);
+    let context = Arc::new(dispatch::Context {
+        application: settings.application,
+        jobs: settings.jobs,
+        name,
+        registry,
+        outbox_bell,
+        jobs_bell,
+        health,
+    });
+    let workers: Vec<_> = (0..dispatch_workers)
+        .map(|worker| {
+            let (context, stop) = (context.clone(), stop.clone());
+            tokio::spawn(async move { dispatch::run(&context, worker, &stop).await })
+        })
+        .collect();
+
+    for worker in workers {
+        worker.await?;
+    }
+    listener.await?;
+    server.await?
+}
+
+/// Runs a part to its end; if it failed, the others are told to stop.
+async fn with_stop(
+    stop: CancellationToken,
+    part: impl Future<Output = anyhow::Result<()>>,
+) -> anyhow::Result<()> {
+    let ended = part.await;
+    stop.cancel();
+    ended
+}
