@@ -10,11 +10,16 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context as _, Result};
+use shared::database_url::DatabaseUrl;
+use shared::migrate::Schema;
+use shared::settings::{Faults, Secret};
+use sqlx::migrate::Migrator;
 use sqlx::postgres::{PgPool, PgPoolOptions};
 use tokio::sync::OnceCell;
 use tokio_postgres::Client;
 
 use crate::postgres::{Builder, Cluster, connect};
+use crate::wait::SOON;
 
 /// Who is at the other end of a session.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +74,14 @@ impl Kind {
             Self::App => "app",
             Self::Jobs => "jobs",
         })
+    }
+
+    /// Who may read which migrations are in.
+    fn readers(self) -> &'static [&'static str] {
+        match self {
+            Self::App => &["aftercommit_api", "aftercommit_relay"],
+            Self::Jobs => &["aftercommit_jobs"],
+        }
     }
 }
 
@@ -152,9 +165,8 @@ impl DatabaseServer {
     async fn make_templates(&self) -> Result<()> {
         for kind in [Kind::App, Kind::Jobs] {
             self.create_database(kind.template()).await?;
-            migrate(&self.url(kind.template(), Role::Owner), &kind.migrations())
-                .await
-                .with_context(|| format!("migrating {}", kind.template()))?;
+            let migrated = migrate(kind, &self.url(kind.template(), Role::Owner)).await;
+            migrated.with_context(|| format!("migrating {}", kind.template()))?;
         }
         let client = self.cluster.connect("postgres").await?;
         for kind in [Kind::App, Kind::Jobs] {
@@ -165,13 +177,21 @@ impl DatabaseServer {
     }
 }
 
-/// Applies migrations as the binaries do.
-async fn migrate(url: &str, folder: &Path) -> Result<()> {
-    let pool = PgPoolOptions::new().max_connections(1).connect(url).await?;
-    let mut migrator = sqlx::migrate::Migrator::new(folder.to_owned()).await?;
-    migrator.create_schema("aftercommit");
-    migrator.run(&pool).await?;
-    pool.close().await;
+/// Applies migrations as the binaries do: as the owner, through the same code.
+async fn migrate(kind: Kind, url: &str) -> Result<()> {
+    let mut faults = Faults::new();
+    let url = DatabaseUrl::parse(&Secret::new(url), "DATABASE_URL", &mut faults);
+    faults.finish()?;
+    // Read now and not compiled in, so that a new migration needs no new build of the tests.
+    let migrations = Migrator::new(kind.migrations()).await?;
+    let schema = Schema {
+        migrations: Box::leak(Box::new(migrations)),
+        command: "",
+        setting: "DATABASE_URL",
+        roles: &[],
+        readers: kind.readers(),
+    };
+    shared::migrate::run(&url.context("an URL")?, &schema, SOON).await?;
     Ok(())
 }
 

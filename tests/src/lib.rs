@@ -9,6 +9,7 @@ pub mod databases;
 pub mod http;
 pub mod process;
 pub mod services;
+pub mod dispatcher;
 pub mod mailbox;
 pub mod smtp_sink;
 pub mod skip;
