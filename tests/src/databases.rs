@@ -140,8 +140,13 @@ impl DatabaseServer {
         }
     }
 
-    /// Makes an empty database for the owner, unless it is there.
-    pub async fn create_database(&self, name: &str) -> Result<()> {
+    /// A database by its name, made empty for the owner unless it is there.
+    pub async fn database(self: &Arc<Self>, name: &str) -> Result<Database> {
+        self.create_database(name).await?;
+        Ok(Database { server: self.clone(), name: name.to_owned() })
+    }
+
+    async fn create_database(&self, name: &str) -> Result<()> {
         let client = self.cluster.connect("postgres").await?;
         if client.query_opt("SELECT FROM pg_database WHERE datname = $1", &[&name]).await?.is_none() {
             client.batch_execute(&format!("CREATE DATABASE {name} OWNER {}", Role::Owner.name())).await?;

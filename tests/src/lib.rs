@@ -4,9 +4,11 @@
 //! mail goes through an SMTP server or into a directory. What the scenarios promise stands in `tests/tests`.
 
 pub mod leash;
+pub mod broom;
 pub mod postgres;
 pub mod databases;
 pub mod http;
+pub mod page;
 pub mod process;
 pub mod services;
 pub mod dispatcher;

@@ -43,7 +43,7 @@ impl Launch {
 
     /// One of the project's own programs, built if need be.
     pub async fn built(name: &str) -> Result<Self> {
-        Ok(Self::new(name, built_programs().await?.join(name)))
+        Ok(Self::new(name, built_programs(true).await?.join(name)))
     }
 
     /// Adds arguments.
@@ -250,17 +250,17 @@ impl Drop for Running {
     }
 }
 
-/// The folder of the built `api` and `relay`, of the same profile as this program. Builds them, once per program.
-pub async fn built_programs() -> Result<&'static Path> {
+/// The folder of the built `api` and `relay`, of the same profile as this program. Builds them, once per program;
+/// cargo shows its progress unless `quiet`.
+///
+/// Several programs may do so at once: cargo's own lock lets one build and the others find it done.
+pub async fn built_programs(quiet: bool) -> Result<&'static Path> {
     static BUILT: OnceCell<PathBuf> = OnceCell::const_new();
-    let folder = BUILT.get_or_try_init(async || tokio::task::spawn_blocking(|| build(true)).await?).await?;
+    let folder = BUILT.get_or_try_init(async || tokio::task::spawn_blocking(move || build(quiet)).await?).await?;
     Ok(folder)
 }
 
-/// Builds `api` and `relay`; cargo shows its progress unless `quiet`.
-///
-/// Several programs may do so at once: cargo's own lock lets one build and the others find it done.
-pub fn build(quiet: bool) -> Result<PathBuf> {
+fn build(quiet: bool) -> Result<PathBuf> {
     let own = std::env::current_exe()?;
     // target/<profile>/demo or target/<profile>/deps/<test>.
     let folder = own.parent().context("no folder")?;

@@ -38,9 +38,7 @@ impl Service {
 
 /// Starts `api` on a pair of databases and waits until it answers; `api.url` is its public URL as well.
 pub async fn start_api(databases: &Databases, keys: &str, settings: Settings<'_>) -> Result<Service> {
-    let database = databases.app.url(Role::Api);
-    let launch = Launch::built("api").await?.environment([("DATABASE_URL", &*database), ("VERIFICATION_KEYS", keys)]);
-    start(launch, "API_LISTEN", settings).await
+    start(api(databases, keys).await?, "API_LISTEN", settings).await
 }
 
 /// Starts `relay` on a pair of databases and waits until it answers.
@@ -51,21 +49,31 @@ pub async fn start_relay(
     smtp_url: &str,
     settings: Settings<'_>,
 ) -> Result<Service> {
-    let launch = relay(databases).await?.environment([
+    start(relay(databases, keys, public_url, smtp_url).await?, "RELAY_LISTEN", settings).await
+}
+
+/// `api` with the settings that it cannot do without, but for its address.
+pub async fn api(databases: &Databases, keys: &str) -> Result<Launch> {
+    let database = databases.app.url(Role::Api);
+    Ok(Launch::built("api").await?.environment([("DATABASE_URL", &*database), ("VERIFICATION_KEYS", keys)]))
+}
+
+/// `relay` with the settings that it cannot do without.
+pub async fn relay(databases: &Databases, keys: &str, public_url: &str, smtp_url: &str) -> Result<Launch> {
+    Ok(relay_command(databases).await?.environment([
         ("VERIFICATION_KEYS", keys),
         ("PUBLIC_URL", public_url),
         ("SMTP_URL", smtp_url),
         ("MAIL_FROM", "Aftercommit <no-reply@aftercommit.example>"),
-    ]);
-    start(launch, "RELAY_LISTEN", settings).await
+    ]))
 }
 
 /// Runs a command of `relay`, such as `status` or `replay`, to its end.
 pub async fn run_relay(databases: &Databases, arguments: &[&str]) -> Result<Finished> {
-    relay(databases).await?.arguments(arguments.iter().copied()).run().await
+    relay_command(databases).await?.arguments(arguments.iter().copied()).run().await
 }
 
-async fn relay(databases: &Databases) -> Result<Launch> {
+async fn relay_command(databases: &Databases) -> Result<Launch> {
     let app = databases.app.url(Role::Relay);
     let jobs = databases.jobs.url(Role::Jobs);
     Ok(Launch::built("relay").await?.environment([("DATABASE_URL", &*app), ("JOBS_DATABASE_URL", &*jobs)]))

@@ -2,23 +2,20 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{PipeWriter, Read as _};
-use std::os::unix::process::CommandExt as _;
+use std::io::Read as _;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 
 use super::account::Account;
 use super::binaries::Binaries;
+use crate::broom::Broom;
 use crate::leash::{self, Ending, Leashed};
 
 /// The longest that a one-shot tool may take: a base backup on a loaded machine is the slowest of them.
 const TOOL_PATIENCE: Duration = Duration::from_secs(120);
-
-/// Removes the directory once nobody holds the pipe any more: neither we nor any server or tool that runs in it.
-const BROOM: &str = "trap '' HUP INT TERM QUIT; cat >/dev/null; exec rm -rf -- \"$1\"";
 
 /// A directory for one cluster. Removed at the end if it is a temporary one.
 #[derive(Debug)]
@@ -29,20 +26,13 @@ pub struct Site {
     broom: Option<Broom>,
 }
 
-#[derive(Debug)]
-struct Broom {
-    shell: Child,
-    /// Always there until drop, which has to close it before it waits for the shell.
-    pipe: Option<PipeWriter>,
-}
-
 impl Site {
     /// A directory of its own that disappears with us. Finds or fetches the programs.
     pub async fn temporary() -> Result<Self> {
         let account = Account::for_server()?;
         let binaries = find(&account, None).await?;
         let base = temporary_directory(&account)?;
-        let broom = Some(Broom::start(&account, &base)?);
+        let broom = Some(Broom::over(base.clone(), |shell| account.apply(shell))?);
         Ok(Self { account, binaries, base, broom })
     }
 
@@ -97,10 +87,7 @@ impl Site {
             }
         }
         // Whoever runs in the directory holds the broom back until it has ended.
-        match self.broom.as_ref().and_then(|broom| broom.pipe.as_ref()) {
-            Some(pipe) => command.stdout(pipe.try_clone()?),
-            None => command.stdout(Stdio::null()),
-        };
+        command.stdout(self.broom.as_ref().map_or_else(|| Ok(Stdio::null()), Broom::hold)?);
         Ok(command)
     }
 
@@ -149,26 +136,6 @@ impl Site {
         fs::write(path, content).with_context(|| format!("cannot write {}", path.display()))?;
         fs::set_permissions(path, fs::Permissions::from_mode(0o600))?;
         self.account.own(path)
-    }
-}
-
-impl Broom {
-    fn start(account: &Account, base: &Path) -> Result<Self> {
-        let (reader, writer) = std::io::pipe()?;
-        let mut command = Command::new("/bin/sh");
-        command.args(["-c", BROOM, "broom"]).arg(base).current_dir("/").process_group(0);
-        command.stdin(reader).stdout(Stdio::null()).stderr(Stdio::null());
-        account.apply(&mut command);
-        let shell = command.spawn().context("cannot start the shell that removes the directory")?;
-        Ok(Self { shell, pipe: Some(writer) })
-    }
-}
-
-impl Drop for Broom {
-    fn drop(&mut self) {
-        drop(self.pipe.take());
-        // Whoever drops a site expects the directory to be gone afterwards.
-        let _ = self.shell.wait();
     }
 }
 
