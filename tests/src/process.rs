@@ -287,3 +287,46 @@ fn build(quiet: bool) -> Result<PathBuf> {
     ensure!(status.success(), "api and relay could not be built");
     Ok(folder.to_owned())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn sh(script: &str) -> Launch {
+        Launch::new("sh", "/bin/sh").arguments(["-c", script])
+    }
+
+    #[tokio::test]
+    async fn a_program_sees_its_own_settings_and_none_of_ours() -> Result<()> {
+        let ours = "CARGO_MANIFEST_DIR";
+        assert!(std::env::var_os(ours).is_some(), "cargo sets it for tests");
+        let launch = sh("echo out $A $CARGO_MANIFEST_DIR; echo err >&2; exit 3").environment([("A", "1"), ("A", "2")]);
+        let finished = launch.run().await?;
+        assert_eq!(
+            (finished.code(), finished.stdout.as_str(), finished.stderr.as_str()),
+            (Some(3), "out 2\n", "err\n")
+        );
+        assert!(finished.success().is_err());
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn waiting_for_a_line_ends_when_the_program_does() -> Result<()> {
+        let running = sh("echo ready; exec sleep 600").start()?;
+        assert_eq!(running.line_with("read").await?, "ready");
+        running.kill().await?;
+        let error = sh("echo something else; exit 4").start()?.line_with("ready").await.unwrap_err();
+        assert!(format!("{error:#}").contains("something else"), "{error:#}");
+        Ok(())
+    }
+
+    #[tokio::test]
+    async fn output_goes_into_a_file_when_told() -> Result<()> {
+        let file = tempfile::NamedTempFile::new()?;
+        let running = sh("echo out; echo err >&2").log(file.path()).start()?;
+        assert!(running.wait(SOON).await?.success());
+        assert_eq!(std::fs::read_to_string(file.path())?, "out\nerr\n");
+        assert_eq!(running.output(), "out\nerr\n");
+        Ok(())
+    }
+}
