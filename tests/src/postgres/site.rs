@@ -17,6 +17,10 @@ use crate::leash::{self, Ending, Leashed};
 /// The longest that a one-shot tool may take: a base backup on a loaded machine is the slowest of them.
 const TOOL_PATIENCE: Duration = Duration::from_secs(120);
 
+/// A file system in memory, and how much has to be free there: write-ahead log alone may take a gigabyte.
+const MEMORY: &str = "/dev/shm";
+const MEMORY_NEEDED: u64 = 4 << 30;
+
 /// A directory for one cluster. Removed at the end if it is a temporary one.
 #[derive(Debug)]
 pub struct Site {
@@ -29,9 +33,19 @@ pub struct Site {
 impl Site {
     /// A directory of its own that disappears with us. Finds or fetches the programs.
     pub async fn temporary() -> Result<Self> {
+        Self::temporary_in(Vec::new()).await
+    }
+
+    /// The same in memory, where there is plenty of room for it: three times as fast to set up.
+    pub async fn in_memory() -> Result<Self> {
+        let room = rustix::fs::statvfs(MEMORY).is_ok_and(|free| free.f_bavail * free.f_frsize >= MEMORY_NEEDED);
+        Self::temporary_in(if room { vec![PathBuf::from(MEMORY)] } else { Vec::new() }).await
+    }
+
+    async fn temporary_in(preferred: Vec<PathBuf>) -> Result<Self> {
         let account = Account::for_server()?;
         let binaries = find(&account, None).await?;
-        let base = temporary_directory(&account)?;
+        let base = temporary_directory(preferred, &account)?;
         let broom = Some(Broom::over(base.clone(), |shell| account.apply(shell))?);
         Ok(Self { account, binaries, base, broom })
     }
@@ -152,8 +166,9 @@ async fn find(account: &Account, wanted: Option<u32>) -> Result<Binaries> {
 }
 
 /// A new directory that the account owns and can reach; a private TMPDIR of root's may be out of its reach.
-fn temporary_directory(account: &Account) -> Result<PathBuf> {
-    for parent in [std::env::temp_dir(), PathBuf::from("/tmp"), PathBuf::from("/var/tmp")] {
+fn temporary_directory(preferred: Vec<PathBuf>, account: &Account) -> Result<PathBuf> {
+    let usual = [std::env::temp_dir(), PathBuf::from("/tmp"), PathBuf::from("/var/tmp")];
+    for parent in preferred.into_iter().chain(usual) {
         let Ok(directory) = tempfile::Builder::new().prefix("aftercommit-postgres-").tempdir_in(&parent) else {
             continue;
         };
