@@ -125,6 +125,7 @@ impl DatabaseServer {
             .setting("max_connections", "300")
             .setting("max_prepared_transactions", "100")
             .setting("wal_level", "logical")
+            .setting("max_wal_size", "256MB")
     }
 
     /// The cluster itself.
