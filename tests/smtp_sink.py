@@ -12,6 +12,7 @@ import asyncio
 import base64
 import hashlib
 import json
+import logging
 import os
 import re
 import ssl
@@ -218,6 +219,8 @@ def carry_out(order):
             rules.clear()
         case "lax":
             terminators[:] = [mark for name in order["ends"] for mark in TERMINATORS[name]]
+        case "nothing":
+            pass
         case "release":
             for step, recipients, future in held:
                 fits = order.get("step") in (None, step) and (order.get("to") is None or order["to"] in recipients)
@@ -246,6 +249,7 @@ async def main():
     parser.add_argument("--login", help="user:password; then mail is taken after AUTH only")
     options = parser.parse_args()
 
+    logging.basicConfig(level=logging.ERROR)
     context = None
     if options.tls:
         context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)

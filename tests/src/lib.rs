@@ -14,5 +14,6 @@ pub mod services;
 pub mod dispatcher;
 pub mod mailbox;
 pub mod smtp_sink;
+pub mod certificate;
 pub mod skip;
 pub mod wait;

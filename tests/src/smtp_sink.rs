@@ -79,6 +79,7 @@ pub struct SmtpSink {
     orders: Mutex<ChildStdin>,
     events: Arc<Mutex<Vec<Event>>>,
     last_order: AtomicU64,
+    last_done: Arc<AtomicU64>,
     port: u16,
 }
 
@@ -95,7 +96,7 @@ impl SmtpSink {
     /// Starts a server with options; the Python comes from [`python`].
     pub async fn start(python: &str, options: &Options<'_>) -> Result<Self> {
         let mut command = Command::new(python);
-        command.arg(SCRIPT).stdin(Stdio::piped()).stdout(Stdio::piped());
+        command.args(["-W", "ignore", SCRIPT]).stdin(Stdio::piped()).stdout(Stdio::piped());
         if let Some(port) = options.port {
             command.args(["--port", &port.to_string()]);
         }
@@ -109,15 +110,19 @@ impl SmtpSink {
         let orders = Mutex::new(child.stdin.take().context("piped")?);
         let stdout = child.stdout.take().context("piped")?;
         let events = Arc::new(Mutex::new(Vec::new()));
-        let collected = events.clone();
+        let last_done = Arc::new(AtomicU64::new(0));
+        let (collected, done) = (events.clone(), last_done.clone());
         std::thread::spawn(move || {
             for line in BufReader::new(stdout).lines() {
                 let Ok(line) = line else { return };
-                let event = serde_json::from_str(&line).expect("the sink writes steps as JSON");
-                lock(&collected).push(event);
+                let event: Event = serde_json::from_str(&line).expect("the sink writes steps as JSON");
+                match event.id {
+                    Some(id) => done.store(id, Ordering::Release),
+                    None => lock(&collected).push(event),
+                }
             }
         });
-        let mut sink = Self { child, orders, events, last_order: AtomicU64::new(0), port: 0 };
+        let mut sink = Self { child, orders, events, last_order: AtomicU64::new(0), last_done, port: 0 };
         sink.port = until("the SMTP server to listen", async || {
             let listening = lock(&sink.events).iter().find_map(|event| event.port);
             Ok(listening)
@@ -160,12 +165,16 @@ impl SmtpSink {
         let id = self.last_order.fetch_add(1, Ordering::Relaxed) + 1;
         order["id"] = id.into();
         writeln!(lock(&self.orders), "{order}").context("the SMTP server is gone")?;
-        self.wait_for("the order to be carried out", |event| event.id == Some(id)).await.map(drop)
+        until("the SMTP server to carry out an order", async || {
+            Ok((self.last_done.load(Ordering::Acquire) >= id).then_some(()))
+        })
+        .await
     }
 
-    /// All steps so far.
-    pub fn events(&self) -> Vec<Event> {
-        lock(&self.events).clone()
+    /// All steps that the server has taken by now: an answer of its own says that they have been read.
+    pub async fn events_by_now(&self) -> Result<Vec<Event>> {
+        self.order(json!({ "do": "nothing" })).await?;
+        Ok(lock(&self.events).clone())
     }
 
     /// Waits for a step, in what has happened and what will.
@@ -183,29 +192,15 @@ impl SmtpSink {
         .await
     }
 
-    /// The mails that the server accepted, in order.
-    pub fn accepted(&self) -> Result<Vec<Accepted>> {
-        let events = self.events();
-        let mut accepted = Vec::new();
-        for (index, verdict) in events.iter().enumerate().filter(|(_, event)| event.step == "verdict") {
-            let same = |event: &&Event| event.connection == verdict.connection;
-            let dot = events[..index].iter().rev().filter(same).find(|event| event.step == "dot");
-            let dot = dot.context("a verdict without a dot")?;
-            let reply = events[index..].iter().filter(same).find(|event| event.step == "reply");
-            accepted.push(Accepted {
-                mail: Mail::parse(&dot.content()?)?,
-                recipients: dot.recipients.clone(),
-                sha256: dot.sha256.clone().unwrap_or_default(),
-                answered: reply.is_some_and(|reply| reply.written == Some(true)),
-            });
-        }
-        Ok(accepted)
+    /// The mails that the server has accepted by now, in order.
+    pub async fn accepted(&self) -> Result<Vec<Accepted>> {
+        accepted_in(&self.events_by_now().await?)
     }
 
     /// Waits until `count` mails for an address were accepted, and returns them.
     pub async fn wait_for_mails(&self, address: &str, count: usize) -> Result<Vec<Accepted>> {
         until(&format!("{count} mails to {address}"), async || {
-            let mut mails = self.accepted()?;
+            let mut mails = accepted_in(&lock(&self.events))?;
             mails.retain(|accepted| accepted.recipients.iter().any(|recipient| recipient == address));
             Ok((mails.len() >= count).then_some(mails))
         })
@@ -215,13 +210,30 @@ impl SmtpSink {
 
     fn summary(&self) -> String {
         let mut text = String::from("the SMTP server saw:");
-        for event in self.events() {
+        for event in lock(&self.events).iter() {
             let Event { step, connection, recipients, reply, .. } = event;
-            let connection = connection.unwrap_or_default();
-            text += &format!("\n  {connection} {step} {recipients:?} {}", reply.unwrap_or_default());
+            let (connection, reply) = (connection.unwrap_or_default(), reply.as_deref().unwrap_or_default());
+            text += &format!("\n  {connection} {step} {recipients:?} {reply}");
         }
         text
     }
+}
+
+fn accepted_in(events: &[Event]) -> Result<Vec<Accepted>> {
+    let mut accepted = Vec::new();
+    for (index, verdict) in events.iter().enumerate().filter(|(_, event)| event.step == "verdict") {
+        let same = |event: &&Event| event.connection == verdict.connection;
+        let dot = events[..index].iter().rev().filter(same).find(|event| event.step == "dot");
+        let dot = dot.context("a verdict without a dot")?;
+        let reply = events[index..].iter().filter(same).find(|event| event.step == "reply");
+        accepted.push(Accepted {
+            mail: Mail::parse(&dot.content()?)?,
+            recipients: dot.recipients.clone(),
+            sha256: dot.sha256.clone().unwrap_or_default(),
+            answered: reply.is_some_and(|reply| reply.written == Some(true)),
+        });
+    }
+    Ok(accepted)
 }
 
 /// A mail that the server took over.

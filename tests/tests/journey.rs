@@ -60,7 +60,7 @@ async fn a_registration_ends_as_a_verified_user_with_two_mails() -> Result<()> {
     // Each part stops when it is asked to; what they leave behind is exactly one journey.
     assert_eq!(relay.process.terminate().await?.code(), Some(0));
     assert_eq!(api.process.terminate().await?.code(), Some(0));
-    assert_eq!(sink.accepted()?.len(), 2);
+    assert_eq!(sink.accepted().await?.len(), 2);
     let events = databases.app.connect(Role::Superuser).await?;
     let events = events.query("SELECT event_type FROM aftercommit.outbox ORDER BY position", &[]).await?;
     let events: Vec<String> = events.iter().map(|row| row.get(0)).collect();

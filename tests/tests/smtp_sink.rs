@@ -1,7 +1,10 @@
 //! What the SMTP server of the tests promises: it records each step and misbehaves exactly as told.
 
 use anyhow::{Context as _, Result};
-use tests::smtp_sink::{Accepted, Rule, SmtpSink, Step};
+use tests::certificate::Certificate;
+use tests::process::Launch;
+use tests::skip::skip;
+use tests::smtp_sink::{Accepted, Options, Rule, SmtpSink, Step, python};
 use tests::wait::until;
 use tokio::io::{AsyncBufReadExt as _, AsyncWriteExt as _, BufReader};
 use tokio::net::TcpStream;
@@ -52,7 +55,7 @@ impl Dialogue {
 
 async fn only_mail(sink: &SmtpSink) -> Result<Accepted> {
     until("the mail", async || {
-        let mut accepted = sink.accepted()?;
+        let mut accepted = sink.accepted().await?;
         assert!(accepted.len() <= 1);
         Ok(accepted.pop())
     })
@@ -75,7 +78,8 @@ async fn a_mail_is_taken_and_each_step_is_written_down() -> Result<()> {
     assert_eq!(accepted.mail.message_id, "one@example.org");
     assert_eq!(accepted.mail.raw, b"Message-ID: <one@example.org>\r\nSubject: hi\r\n\r\n.dot\r\nend\r\n");
     sink.wait_for("the end of the session", |event| event.step == "lost").await?;
-    let steps: Vec<String> = sink.events().into_iter().map(|event| event.step).filter(|step| step != "reply").collect();
+    let steps: Vec<String> =
+        sink.events_by_now().await?.into_iter().map(|event| event.step).filter(|step| step != "reply").collect();
     let expected = ["listening", "connected", "ehlo", "mail", "rcpt", "data", "body", "dot", "verdict", "quit", "lost"];
     assert_eq!(steps, expected);
     Ok(())
@@ -102,7 +106,7 @@ async fn rules_hold_for_their_step_recipient_and_count() -> Result<()> {
         assert_eq!(dialogue.say(BODY).await?, answer);
         sink.forget_rules().await?;
     }
-    assert_eq!(sink.accepted()?.len(), 2);
+    assert_eq!(sink.accepted().await?.len(), 2);
     Ok(())
 }
 
@@ -116,13 +120,13 @@ async fn the_354_and_the_last_answer_can_be_held_back() -> Result<()> {
     let mut dialogue = Dialogue::up_to_data(&sink, "b@example.org").await?;
     dialogue.tell("DATA\r\n").await?;
     sink.wait_until_held(Step::Data).await?;
-    let replies = sink.events().into_iter().filter_map(|event| event.reply);
+    let replies = sink.events_by_now().await?.into_iter().filter_map(|event| event.reply);
     assert_eq!(replies.filter(|reply| reply.starts_with("354")).count(), 0);
     sink.release(Step::Data).await?;
     assert!(dialogue.hear().await?.starts_with("354"));
     dialogue.tell(BODY).await?;
     sink.wait_until_held(Step::Dot).await?;
-    assert!(sink.accepted()?.is_empty());
+    assert!(sink.accepted().await?.is_empty());
     sink.release(Step::Dot).await?;
     assert_eq!(dialogue.hear().await?, "250 OK");
     assert!(only_mail(&sink).await?.answered);
@@ -156,8 +160,8 @@ async fn connections_are_dropped_where_it_was_told() -> Result<()> {
         dialogue.tell(BODY).await?;
         assert_eq!(dialogue.hear().await.unwrap_or_default(), "");
     }
-    assert!(sink.accepted()?.is_empty());
-    let dots = sink.events().iter().filter(|event| event.step == "dot").count();
+    assert!(sink.accepted().await?.is_empty());
+    let dots = sink.events_by_now().await?.iter().filter(|event| event.step == "dot").count();
     assert_eq!(dots, 1, "only the second was dropped after its dot");
     Ok(())
 }
@@ -179,5 +183,47 @@ async fn only_a_lax_server_ends_data_at_a_bare_line_feed() -> Result<()> {
     dialogue.say("DATA\r\n").await?;
     assert_eq!(dialogue.say(smuggled).await?, "250 OK");
     sink.wait_for("the smuggled command", |event| event.step == "rset").await?;
+    Ok(())
+}
+
+/// What Python's own SMTP client needs to say: an encrypted session, a login, a mail.
+const CLIENT: &str = r#"
+import smtplib, ssl, sys
+mode, port, authority, password = sys.argv[1:]
+context = ssl.create_default_context(cafile=authority)
+if mode == "implicit":
+    client = smtplib.SMTP_SSL("127.0.0.1", int(port), context=context)
+else:
+    client = smtplib.SMTP("127.0.0.1", int(port))
+    client.starttls(context=context)
+client.login("ada", password)
+client.sendmail("a@example.org", ["b@example.org"], "Message-ID: <tls@example.org>\r\n\r\nhi\r\n")
+client.quit()
+"#;
+
+#[tokio::test]
+async fn sessions_can_be_encrypted_and_want_a_login() -> Result<()> {
+    let Some(python) = python() else {
+        skip("sessions_can_be_encrypted_and_want_a_login", "no Python with aiosmtpd (Debian: python3-aiosmtpd)");
+        return Ok(());
+    };
+    if !Certificate::can_be_made() {
+        skip("sessions_can_be_encrypted_and_want_a_login", "openssl is not installed");
+        return Ok(());
+    }
+    let directory = tempfile::tempdir()?;
+    let made = Certificate::for_host(directory.path(), "127.0.0.1")?;
+    for mode in ["starttls", "implicit"] {
+        let tls = Some((mode, made.certificate.as_path(), made.key.as_path()));
+        let options = Options { port: None, tls, login: Some("ada:right") };
+        let sink = SmtpSink::start(&python, &options).await?;
+        let authority = made.certificate.to_str().context("a path")?;
+        for (password, taken) in [("wrong", false), ("right", true)] {
+            let client = Launch::new("client", &python).arguments(["-c", CLIENT, mode, &sink.port().to_string()]);
+            let finished = client.arguments([authority, password]).run().await?;
+            assert_eq!(finished.status.success(), taken, "{mode} {password}: {}", finished.stderr);
+        }
+        assert_eq!(only_mail(&sink).await?.mail.message_id, "tls@example.org");
+    }
     Ok(())
 }

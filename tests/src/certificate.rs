@@ -1,0 +1,35 @@
+//! Certificates for servers of tests, made by the `openssl` command.
+
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use anyhow::{Context as _, Result, ensure};
+
+/// A certificate that signs itself, so that it is its own authority, and its key: both PEM files.
+#[derive(Clone, Debug)]
+pub struct Certificate {
+    /// The certificate.
+    pub certificate: PathBuf,
+    /// Its private key.
+    pub key: PathBuf,
+}
+
+impl Certificate {
+    /// Makes one for a host name or an address, valid for a day.
+    pub fn for_host(directory: &Path, host: &str) -> Result<Self> {
+        let made = Self { certificate: directory.join("certificate.pem"), key: directory.join("key.pem") };
+        let kind = if host.parse::<std::net::IpAddr>().is_ok() { "IP" } else { "DNS" };
+        let mut openssl = Command::new("openssl");
+        openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]);
+        openssl.arg("-subj").arg(format!("/CN={host}")).arg("-addext").arg(format!("subjectAltName={kind}:{host}"));
+        openssl.arg("-keyout").arg(&made.key).arg("-out").arg(&made.certificate).stdin(Stdio::null());
+        let output = openssl.output().context("cannot run openssl")?;
+        ensure!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));
+        Ok(made)
+    }
+
+    /// Whether certificates can be made here.
+    pub fn can_be_made() -> bool {
+        Command::new("openssl").arg("version").stdout(Stdio::null()).status().is_ok_and(|status| status.success())
+    }
+}
