@@ -10,7 +10,7 @@ use crate::jobs::store;
 use crate::postgres::{self, SESSION_LEASE, within};
 
 /// `insert_failures`: keeps what a handler could not take; a further failure of the same counts up.
-const INSERT_FAILURES: &str = "
+pub const INSERT_FAILURES: &str = "
     INSERT INTO dispatch_failures AS failure
            (event_id, handler, lane, aggregate_type, aggregate_id, event_type, error)
     SELECT *
@@ -82,7 +82,11 @@ pub async fn commit(client: &mut Client, statements: &Statements, batch: &Batch)
     .ok_or(Error::Fenced)
 }
 
-async fn insert_failures(
+/// Stores failures in the caller's transaction; no event may be there twice for one handler.
+///
+/// # Errors
+/// Whatever PostgreSQL says.
+pub async fn insert_failures(
     transaction: &Transaction<'_>,
     statement: &Statement,
     failures: &[Failure],

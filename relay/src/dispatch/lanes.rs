@@ -14,7 +14,7 @@ use tokio_postgres::Client;
 pub const LANES: i16 = 16;
 
 /// The class of this product's advisory locks (`aftc`); the object is 0 for membership and lane + 1 for a lane.
-const LOCK_CLASS: i32 = 0x6166_7463;
+pub const LOCK_CLASS: i32 = 0x6166_7463;
 
 /// `join`: makes the session a member.
 const JOIN: &str = "SELECT pg_advisory_lock_shared($1, 0)";

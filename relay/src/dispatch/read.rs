@@ -4,18 +4,21 @@
 //! version it names is the one that the commit under way will leave. When a commit fails, everything here is forgotten
 //! and loaded again.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::time::Instant;
 
+use shared::envelope::Envelope;
 use tokio_postgres::Client;
 use tokio_postgres::types::PgLsn;
 
-use super::cursor::{Cursor, Window};
+use super::cursor::Cursor;
 use super::history::{Move, Verdict, judge};
 use crate::handlers::Registry;
 use crate::jobs::store::NewJob;
 use crate::outbox::window::Snapshot;
-use crate::outbox::{self, Answer, Look, OutboxRow, Question, Range, Reading, SLICE_ROWS, START, Slice, Witness};
+use crate::outbox::{
+    self, Answer, Evidence, Look, OutboxRow, Question, Range, Reading, SLICE_ROWS, START, Server, Slice,
+};
 
 /// A batch takes no further lane once it holds this many events.
 const BATCH_EVENTS: usize = 2 * SLICE_ROWS;
@@ -32,9 +35,19 @@ pub struct Lane {
     gate: Option<Gate>,
     /// The upper snapshot of which every transaction is known to be on disk.
     flushed: Option<Snapshot>,
+    passed: Option<Passed>,
     /// Rows to ask for at a time: fewer while they are large.
     limit: usize,
     trouble: Option<Trouble>,
+    checkpointed: Option<Instant>,
+}
+
+/// What has been handed over beyond the evidence that a cursor may keep, known as long as one server runs. Only rows
+/// with ids of another history leave such a rest; without this they would be read again and again.
+#[derive(Debug)]
+struct Passed {
+    server: Server,
+    seen: Snapshot,
 }
 
 /// A window with a commit that may not yet be on disk. It is put off, with its upper snapshot fixed, and read anew once
@@ -49,13 +62,13 @@ struct Gate {
 /// Why a lane is not dispatched.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Trouble {
-    /// The history that the cursor points into is gone.
-    #[error("{0}: it was restored, rebuilt, or failed over with loss; the lane waits")]
+    /// The history that the cursor points into is gone: the lane is to be [put back](super::rebase).
+    #[error("{0}: it was restored, rebuilt, or failed over with loss")]
     Moved(#[from] Move),
     /// An old primary answers.
     #[error(
         "the server is on timeline {found}, and timeline {known} was already followed: \
-         an old primary, or an old copy; the lane waits for the right one"
+         an old primary, or an old copy. The lane waits for the right server; if this one is, run `relay accept-history`"
     )]
     Behind {
         /// The timeline already followed.
@@ -68,7 +81,16 @@ pub enum Trouble {
 impl Lane {
     /// A lane at its cursor.
     pub fn new(cursor: Cursor) -> Self {
-        Self { cursor, slices: VecDeque::new(), gate: None, flushed: None, limit: READ_LIMIT, trouble: None }
+        Self {
+            cursor,
+            slices: VecDeque::new(),
+            gate: None,
+            flushed: None,
+            passed: None,
+            limit: READ_LIMIT,
+            trouble: None,
+            checkpointed: None,
+        }
     }
 
     /// Why it is not dispatched, if it is not.
@@ -76,10 +98,20 @@ impl Lane {
         self.trouble
     }
 
+    /// Its cursor, as the next commit is to find it.
+    pub fn cursor(&self) -> &Cursor {
+        &self.cursor
+    }
+
+    /// Everything before it has been handed over.
+    fn seen(&self) -> &Snapshot {
+        self.passed.as_ref().map_or(&self.cursor.seen, |passed| &passed.seen)
+    }
+
     fn question(&self) -> Question<'_> {
         Question {
             lane: self.cursor.lane,
-            seen: &self.cursor.seen,
+            seen: self.seen(),
             witness: self.cursor.witness,
             next_witness: self.cursor.window.as_ref().map(|w| w.witness),
         }
@@ -91,6 +123,8 @@ impl Lane {
 pub struct Batch {
     /// Each with the version that it is fenced on.
     pub cursors: Vec<Cursor>,
+    /// Cursors to keep, for the day when history moves.
+    pub checkpoints: Vec<Cursor>,
     /// The jobs of all handlers, in the order of the events.
     pub jobs: Vec<NewJob>,
     /// What handlers could not take.
@@ -125,6 +159,19 @@ pub struct OutboxKey {
     pub event_type: String,
 }
 
+impl OutboxKey {
+    /// The key of an event.
+    pub fn of(envelope: &Envelope) -> Self {
+        Self {
+            event_id: envelope.event_id,
+            lane: envelope.lane,
+            aggregate_type: envelope.aggregate_type.clone(),
+            aggregate_id: envelope.aggregate_id.clone(),
+            event_type: envelope.event_type.clone(),
+        }
+    }
+}
+
 /// What a read found.
 #[derive(Debug)]
 pub enum Found {
@@ -146,6 +193,7 @@ pub async fn anything(client: &Client, lanes: &BTreeMap<i16, Lane>) -> Result<bo
     Ok(look.lanes.iter().any(|answer| {
         lanes.get(&answer.lane).is_some_and(|lane| {
             answer.waiting > 0
+                || (answer.any && lane.cursor.is_nowhere())
                 || lane.cursor.window.is_some()
                 || lane.gate.is_some()
                 || verdict(lane, &look, answer) != Verdict::Same
@@ -303,13 +351,7 @@ fn handle(registry: &Registry, rows: &[OutboxRow], batch: &mut Batch) {
                     batch.jobs.extend(jobs.into_iter().map(|job| NewJob::new(envelope, handled.handler, 0, job)));
                 }
                 Err(error) => batch.failures.push(Failure {
-                    event: OutboxKey {
-                        event_id: envelope.event_id,
-                        lane: envelope.lane,
-                        aggregate_type: envelope.aggregate_type.clone(),
-                        aggregate_id: envelope.aggregate_id.clone(),
-                        event_type: envelope.event_type.clone(),
-                    },
+                    event: OutboxKey::of(envelope),
                     handler: handled.handler,
                     error: error.to_string(),
                 }),
