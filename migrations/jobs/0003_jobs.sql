@@ -36,18 +36,26 @@ CREATE TABLE aftercommit.jobs (
     CONSTRAINT jobs_pkey                    PRIMARY KEY (job_id),
     CONSTRAINT jobs_state                   CHECK (state IN ('available', 'running', 'retrying',
                                                              'succeeded', 'dead', 'cancelled', 'expired')),
+    CONSTRAINT jobs_names                   CHECK (octet_length(handler) BETWEEN 1 AND 100 AND octet_length(name) BETWEEN 1 AND 200
+                                               AND octet_length(kind) BETWEEN 1 AND 100),
     CONSTRAINT jobs_claimed_iff_running     CHECK ((state = 'running') = (claimed_by IS NOT NULL)),
     CONSTRAINT jobs_finished_iff_final      CHECK ((state IN ('succeeded', 'dead', 'cancelled', 'expired')) = (finished_at IS NOT NULL)),
     CONSTRAINT jobs_attempts                CHECK (attempt BETWEEN 0 AND max_attempts AND max_attempts >= 1),
+    -- What waits has a try left: the claim that counts it can't fail for a row that somebody wrote by hand.
+    CONSTRAINT jobs_waiting_has_a_try_left  CHECK (state NOT IN ('available', 'retrying') OR attempt < max_attempts),
+    CONSTRAINT jobs_crash_count             CHECK (crash_count BETWEEN 0 AND 1000),
     CONSTRAINT jobs_retry_policy            CHECK (retry_initial > 0 AND retry_multiplier >= 1
                                                AND retry_max_interval >= retry_initial AND retry_jitter BETWEEN 0 AND 1),
     CONSTRAINT jobs_last_error              CHECK (octet_length(last_error) <= 4096)
 );
 
--- What is ready, in the order it is claimed. Rows leave it when they are claimed or finished.
-CREATE INDEX jobs_ready   ON aftercommit.jobs (run_at, job_id)  WHERE state IN ('available', 'retrying');
+-- What is ready, kind by kind in the order it is claimed: a kind that is paused or unknown is never walked over.
+-- Rows leave it when they are claimed or finished.
+CREATE INDEX jobs_ready   ON aftercommit.jobs (kind, run_at, job_id) WHERE state IN ('available', 'retrying') AND crash_count < 2;
+-- What is ready and was held by two processes when they died: such a job runs alone.
+CREATE INDEX jobs_suspect ON aftercommit.jobs (kind, run_at, job_id) WHERE state IN ('available', 'retrying') AND crash_count >= 2;
 -- What a process holds: for rescue, hand-back and counting.
-CREATE INDEX jobs_claimed ON aftercommit.jobs (claimed_by)      WHERE state = 'running';
+CREATE INDEX jobs_claimed ON aftercommit.jobs (claimed_by)           WHERE state = 'running';
 
 -- One row per failed try, append-only.
 CREATE TABLE aftercommit.job_attempts (
@@ -56,13 +64,14 @@ CREATE TABLE aftercommit.job_attempts (
     attempt     smallint    NOT NULL,
     started_at  timestamptz NOT NULL,
     duration    double precision NOT NULL,     -- seconds
-    outcome     text        NOT NULL,          -- retry, dead, in_doubt, expired, crashed
-    phase       text,                          -- of the delivery: connect, tls, auth, mail, rcpt, data, body
+    outcome     text        NOT NULL,
+    phase       text,                          -- how far it came, in the kind's own words: mail, rcpt, data, body, dot
     code        integer,                       -- SMTP reply code
     error       text        NOT NULL,
 
-    CONSTRAINT job_attempts_pkey  PRIMARY KEY (job_id, claim),
-    CONSTRAINT job_attempts_error CHECK (octet_length(error) BETWEEN 1 AND 4096)
+    CONSTRAINT job_attempts_pkey    PRIMARY KEY (job_id, claim),
+    CONSTRAINT job_attempts_outcome CHECK (outcome IN ('retry', 'dead', 'in_doubt', 'crashed')),
+    CONSTRAINT job_attempts_error   CHECK (octet_length(error) BETWEEN 1 AND 4096)
 );
 
 -- Delivering processes. The counter is bumped by claims and, while claims are held, at intervals; a rescuer that saw

@@ -4,6 +4,16 @@
 //! known only to the kind's own module.
 
 pub mod id;
+pub mod transition;
+pub mod lease;
+pub mod session;
+pub mod process;
+mod pg_time;
+pub mod low_water;
+pub mod claim;
+pub mod settle;
+pub mod rescue;
+pub mod store;
 
 use std::time::Duration;
 
@@ -62,11 +72,13 @@ impl Job {
 ///
 /// ```text
 /// available ──claim──> running ──> succeeded
-///     ^   ^              │ ├─────> dead        (attempts used up, or failed for good)
+///     ^   ^              │ ├─────> dead        (attempts used up, failed for good, or killed too many processes)
 ///     │   └─hand-back────┤ ├─────> expired
-///  replay/retry          │ └─────> cancelled
+///  retry by hand         │ └─────> cancelled
 ///                        └─retry─> retrying ──claim──> running
 /// ```
+///
+/// A job that has failed before is handed back to `retrying`. The whole table is [`JobState::leads_to`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum JobState {
     /// Waiting for its `run_at`, never failed since it was made or retried by hand.

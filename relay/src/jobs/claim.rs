@@ -1,0 +1,232 @@
+//! Claiming: the only place where a job becomes `running`.
+//!
+//! A claim takes a batch of one kind's ready jobs and bumps the process's counter in the same statement, so that who
+//! watches the counter knows of every claim. A process whose row was removed (it was taken for dead) can't claim.
+
+use time::OffsetDateTime;
+use tokio_postgres::Row;
+use uuid::Uuid;
+
+use super::low_water::Mark;
+use super::pg_time::PgTime;
+use super::session::{Session, in_time};
+use crate::postgres::Error;
+use crate::retry::RetryPolicy;
+
+/// A job in this process's hands.
+#[derive(Clone, Debug)]
+pub struct ClaimedJob {
+    /// Its id.
+    pub job_id: Uuid,
+    /// The event that it came from.
+    pub event_id: Uuid,
+    /// The handler that asked for it.
+    pub handler: String,
+    /// What to do with it.
+    pub kind: String,
+    /// What the kind needs: JSON, written by whom it may be.
+    pub args: String,
+    /// The event's metadata: trace context and the like, a JSON object.
+    pub metadata: String,
+    /// When the event happened, to the second; none when that is no time that mail or a token could carry.
+    pub occurred_at: Option<OffsetDateTime>,
+    /// The number of this claim: with `claimed_by`, what its settlement is fenced on.
+    pub claim: i64,
+    /// The process identity that holds it.
+    pub claimed_by: Uuid,
+    /// Tries, this one included.
+    pub attempt: i16,
+    /// How it is tried again.
+    pub retry: RetryPolicy,
+    /// The policy's state.
+    pub retry_interval: Option<f64>,
+    /// Processes that died holding it.
+    pub crash_count: i16,
+    /// It is too late for this job.
+    pub expired: bool,
+    /// Its place in the ready index.
+    pub(crate) place: Mark,
+}
+
+macro_rules! claim_from {
+    ($ready:literal) => {
+        concat!(
+            "
+WITH picked AS MATERIALIZED (
+    SELECT job_id
+    FROM aftercommit.jobs
+    WHERE kind = $2 AND state IN ('available', 'retrying') AND ",
+            $ready,
+            "
+      AND (run_at, job_id) > ($3::timestamptz, $4::uuid) AND run_at <= now()
+    ORDER BY run_at, job_id
+    LIMIT $5
+    FOR UPDATE SKIP LOCKED
+), me AS (
+    UPDATE aftercommit.processes SET counter = counter + 1
+    WHERE process_id = $1 AND EXISTS (SELECT FROM picked)
+    RETURNING process_id
+)
+UPDATE aftercommit.jobs
+SET state = 'running', claim = claim + 1, claimed_by = $1, attempt = attempt + 1
+WHERE job_id = ANY (ARRAY(SELECT job_id FROM picked)) AND EXISTS (SELECT FROM me)
+RETURNING job_id, event_id, handler, kind, args::text, metadata::text,
+          extract(epoch FROM occurred_at)::float8 AS occurred_at, claim, claimed_by, attempt, max_attempts,
+          retry_initial, retry_multiplier, retry_max_interval, retry_jitter, retry_interval, crash_count,
+          coalesce(expires_at <= now(), false) AS expired, run_at"
+        )
+    };
+}
+
+/// Claims ready jobs of a kind behind a mark: $1 process, $2 kind, $3 and $4 mark, $5 how many.
+pub const CLAIM: &str = claim_from!("crash_count < 2");
+
+/// The same for suspects: jobs that were held by two processes when they died.
+pub const CLAIM_SUSPECT: &str = claim_from!("crash_count >= 2");
+
+/// When the next job of a kind becomes ready, when the next suspect does, in seconds from now, and whether the
+/// process's row is still there: $1 process, $2 kind.
+pub const NEXT_DUE: &str = "
+SELECT EXISTS (SELECT FROM aftercommit.processes WHERE process_id = $1) AS registered,
+       (SELECT extract(epoch FROM run_at)::float8
+        FROM aftercommit.jobs
+        WHERE kind = $2 AND state IN ('available', 'retrying') AND crash_count < 2 AND run_at > now()
+        ORDER BY run_at, job_id LIMIT 1) - extract(epoch FROM clock_timestamp())::float8 AS ready_in,
+       (SELECT extract(epoch FROM run_at)::float8
+        FROM aftercommit.jobs
+        WHERE kind = $2 AND state IN ('available', 'retrying') AND crash_count >= 2
+        ORDER BY run_at, job_id LIMIT 1) - extract(epoch FROM clock_timestamp())::float8 AS suspect_in";
+
+/// The kinds among ready jobs that this process does not know, found by skipping through the index: $1 known kinds.
+pub const UNKNOWN_KINDS: &str = "
+WITH RECURSIVE ready AS (
+    (SELECT kind FROM aftercommit.jobs
+     WHERE state IN ('available', 'retrying') AND crash_count < 2
+     ORDER BY kind LIMIT 1)
+    UNION ALL
+    SELECT (SELECT kind FROM aftercommit.jobs
+            WHERE state IN ('available', 'retrying') AND crash_count < 2 AND kind > ready.kind
+            ORDER BY kind LIMIT 1)
+    FROM ready WHERE ready.kind IS NOT NULL
+)
+SELECT kind FROM ready WHERE kind <> ALL ($1::text[]) LIMIT 100";
+
+/// Which jobs a claim is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pick {
+    /// Ordinary ones.
+    Ready,
+    /// Suspects.
+    Suspects,
+}
+
+/// Claims up to `limit` jobs, in the order in which they became ready.
+///
+/// # Errors
+/// When the database does not answer; then the claim may have happened or not (`process::held` tells).
+pub async fn claim(
+    session: &Session,
+    process: Uuid,
+    kind: &str,
+    pick: Pick,
+    behind: Mark,
+    limit: usize,
+) -> Result<Vec<ClaimedJob>, Error> {
+    let statement = match pick {
+        Pick::Ready => &session.claim,
+        Pick::Suspects => &session.claim_suspect,
+    };
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let rows = in_time(session.client.query(statement, &[&process, &kind, &behind.0, &behind.1, &limit])).await?;
+    let mut jobs = rows.iter().map(claimed_job).collect::<Result<Vec<_>, _>>()?;
+    jobs.sort_unstable_by_key(|job| job.place);
+    Ok(jobs)
+}
+
+fn claimed_job(row: &Row) -> Result<ClaimedJob, tokio_postgres::Error> {
+    let job_id = row.try_get("job_id")?;
+    let run_at: PgTime = row.try_get("run_at")?;
+    Ok(ClaimedJob {
+        job_id,
+        event_id: row.try_get("event_id")?,
+        handler: row.try_get("handler")?,
+        kind: row.try_get("kind")?,
+        args: row.try_get("args")?,
+        metadata: row.try_get("metadata")?,
+        occurred_at: row.try_get::<_, Option<f64>>("occurred_at")?.and_then(whole_second),
+        claim: row.try_get("claim")?,
+        claimed_by: row.try_get("claimed_by")?,
+        attempt: row.try_get("attempt")?,
+        retry: RetryPolicy {
+            max_attempts: row.try_get("max_attempts")?,
+            initial: row.try_get("retry_initial")?,
+            multiplier: row.try_get("retry_multiplier")?,
+            max_interval: row.try_get("retry_max_interval")?,
+            jitter: row.try_get("retry_jitter")?,
+        },
+        retry_interval: row.try_get("retry_interval")?,
+        crash_count: row.try_get("crash_count")?,
+        expired: row.try_get("expired")?,
+        place: (run_at, job_id),
+    })
+}
+
+/// From 1970 to 9999: what a Date header can say.
+fn whole_second(epoch: f64) -> Option<OffsetDateTime> {
+    const YEAR_10000: f64 = 253_402_300_800.0;
+    // The cast is exact within these bounds.
+    (0.0..YEAR_10000).contains(&epoch).then(|| OffsetDateTime::from_unix_timestamp(epoch as i64).ok()).flatten()
+}
+
+/// What is ahead for one kind.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Ahead {
+    /// Whether the process's row is still there.
+    pub registered: bool,
+    /// Seconds until the next job becomes ready.
+    pub ready_in: Option<f64>,
+    /// Seconds until the next suspect becomes ready; not positive when one is.
+    pub suspect_in: Option<f64>,
+}
+
+/// Looks ahead, for a process that found nothing to claim.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn look_ahead(session: &Session, process: Uuid, kind: &str) -> Result<Ahead, Error> {
+    let row = in_time(session.client.query_one(&session.next_due, &[&process, &kind])).await?;
+    Ok(Ahead {
+        registered: row.try_get("registered")?,
+        ready_in: row.try_get("ready_in")?,
+        suspect_in: row.try_get("suspect_in")?,
+    })
+}
+
+/// Kinds of ready jobs that are none of `known`: a newer relay's, or a mistake.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn unknown_kinds(session: &Session, known: &[&str]) -> Result<Vec<String>, Error> {
+    let rows = in_time(session.client.query(&session.unknown_kinds, &[&known])).await?;
+    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_that_no_mail_can_carry_are_none() {
+        assert_eq!(whole_second(1_700_000_000.75).map(OffsetDateTime::unix_timestamp), Some(1_700_000_000));
+        for epoch in [f64::INFINITY, f64::NEG_INFINITY, f64::NAN, -0.5, 253_402_300_800.0, 9.2e18] {
+            assert_eq!(whole_second(epoch), None, "{epoch}");
+        }
+    }
+
+    #[test]
+    fn the_statements_and_the_constant_agree_on_who_is_a_suspect() {
+        let crashes = super::super::transition::SUSPECT_AFTER_CRASHES;
+        assert!(CLAIM.contains(&format!("crash_count < {crashes}\n")));
+        assert!(CLAIM_SUSPECT.contains(&format!("crash_count >= {crashes}\n")));
+    }
+}

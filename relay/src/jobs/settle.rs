@@ -1,0 +1,216 @@
+//! Settling: the only place where a process lets go of its claims.
+//!
+//! Every settlement is fenced on the very claim that ran (id, claim number and process): a process that was taken for
+//! dead and comes back settles nothing of what others have claimed since. Settlements are written in batches, a failed
+//! try and its line of history in one statement. Writing one twice is harmless: the second time it matches nothing.
+
+use std::time::Duration;
+
+use shared::redact::redact;
+use uuid::Uuid;
+
+use super::claim::ClaimedJob;
+use super::session::{Session, in_time};
+use super::transition::{Decision, Failure};
+use crate::postgres::Error;
+
+/// Marks jobs as done: $1 jobs, $2 claims, $3 processes.
+pub const SUCCEEDED: &str = "
+UPDATE aftercommit.jobs AS job
+SET state = 'succeeded', claimed_by = NULL, finished_at = now()
+FROM unnest($1::uuid[], $2::bigint[], $3::uuid[]) AS done (job_id, claim, claimed_by)
+WHERE job.job_id = done.job_id AND job.claim = done.claim AND job.claimed_by = done.claimed_by
+  AND job.state = 'running'";
+
+/// Stores failed tries and what follows from them: $1 jobs, $2 claims, $3 processes, $4 states, $5 delays and
+/// $6 retry intervals in seconds (null when dead), $7 outcomes, $8 phases, $9 codes, $10 errors, $11 durations.
+pub const FAILED: &str = "
+WITH settled AS (
+    UPDATE aftercommit.jobs AS job
+    SET state          = failed.state,
+        run_at         = CASE failed.state
+                             WHEN 'retrying' THEN least(now() + make_interval(secs => failed.delay), job.expires_at)
+                             ELSE job.run_at END,
+        retry_interval = coalesce(failed.retry_interval, job.retry_interval),
+        last_error     = failed.error,
+        claimed_by     = NULL,
+        finished_at    = CASE failed.state WHEN 'dead' THEN now() END
+    FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::text[], $5::float8[], $6::float8[], $7::text[], $8::text[],
+                $9::int[], $10::text[], $11::float8[])
+         AS failed (job_id, claim, claimed_by, state, delay, retry_interval, outcome, phase, code, error, duration)
+    WHERE job.job_id = failed.job_id AND job.claim = failed.claim AND job.claimed_by = failed.claimed_by
+      AND job.state = 'running'
+    RETURNING job.job_id, job.claim, job.attempt, failed.duration, failed.outcome, failed.phase, failed.code, failed.error
+), kept AS (
+    INSERT INTO aftercommit.job_attempts (job_id, claim, attempt, started_at, duration, outcome, phase, code, error)
+    SELECT job_id, claim, attempt, clock_timestamp() - make_interval(secs => duration), duration, outcome, phase, code, error
+    FROM settled
+    ON CONFLICT DO NOTHING
+)
+SELECT count(*) FROM settled";
+
+/// Lets go of jobs that were not tried, refunds the attempt, and tells the other relays: $1 jobs, $2 claims,
+/// $3 processes, $4 whether it is too late for the job, $5 reasons to keep (or null).
+pub const UNTRIED: &str = "
+WITH settled AS (
+    UPDATE aftercommit.jobs AS job
+    SET state       = CASE WHEN untried.expired THEN 'expired'
+                           WHEN job.retry_interval IS NULL THEN 'available'
+                           ELSE 'retrying' END,
+        attempt     = greatest(job.attempt - 1, 0),
+        last_error  = coalesce(untried.reason, job.last_error),
+        claimed_by  = NULL,
+        finished_at = CASE WHEN untried.expired THEN now() END
+    FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::boolean[], $5::text[])
+         AS untried (job_id, claim, claimed_by, expired, reason)
+    WHERE job.job_id = untried.job_id AND job.claim = untried.claim AND job.claimed_by = untried.claimed_by
+      AND job.state = 'running'
+    RETURNING untried.expired
+), told AS (
+    SELECT pg_notify('aftercommit_jobs', '') WHERE EXISTS (SELECT FROM settled WHERE NOT expired)
+)
+SELECT count(*) FROM settled, (SELECT count(*) FROM told) AS notified";
+
+/// Of settlements that did not all match their rows, those whose claim was taken away. The others were written before,
+/// and only the answer was lost: $1 jobs, $2 claims.
+pub const FIND_FENCED: &str = "
+SELECT settled.job_id
+FROM unnest($1::uuid[], $2::bigint[]) AS settled (job_id, claim)
+WHERE NOT EXISTS (SELECT FROM aftercommit.jobs AS job
+                  WHERE job.job_id = settled.job_id AND job.claim = settled.claim)
+   OR EXISTS     (SELECT FROM aftercommit.job_attempts AS attempt
+                  WHERE attempt.job_id = settled.job_id AND attempt.claim = settled.claim AND attempt.outcome = 'crashed')";
+
+/// The end of one claim, to be written.
+#[derive(Clone, Debug)]
+pub struct Settlement {
+    job_id: Uuid,
+    claim: i64,
+    claimed_by: Uuid,
+    has_failed_before: bool,
+    decision: Decision,
+    duration: Duration,
+}
+
+impl Settlement {
+    /// Ends the claim on a job. `duration` is how long the try took.
+    pub fn new(job: &ClaimedJob, decision: Decision, duration: Duration) -> Self {
+        let ClaimedJob { job_id, claim, claimed_by, .. } = *job;
+        Self { job_id, claim, claimed_by, has_failed_before: job.retry_interval.is_some(), decision, duration }
+    }
+
+    /// Hands back a claim of which nothing is known but its number.
+    pub fn hand_back_unknown(job_id: Uuid, claim: i64, claimed_by: Uuid) -> Self {
+        let decision = Decision::HandBack { reason: None };
+        Self { job_id, claim, claimed_by, has_failed_before: false, decision, duration: Duration::ZERO }
+    }
+
+    /// Which claim it ends.
+    pub fn claim(&self) -> (Uuid, i64) {
+        (self.job_id, self.claim)
+    }
+
+    fn failure(&self) -> Option<&Failure> {
+        match &self.decision {
+            Decision::Retry { failure, .. } | Decision::Dead(failure) => Some(failure),
+            Decision::Succeeded | Decision::Expired | Decision::HandBack { .. } => None,
+        }
+    }
+}
+
+/// Writes settlements; each of the three groups is a transaction of its own. Returns the jobs whose claim had been
+/// taken away before: somebody else has them now, or had.
+///
+/// # Errors
+/// When the database does not answer; then write all of them again.
+pub async fn settle(session: &Session, settlements: &[Settlement]) -> Result<Vec<Uuid>, Error> {
+    let (mut succeeded, mut failed, mut untried) = (vec![], vec![], vec![]);
+    for settlement in settlements {
+        match settlement.decision {
+            Decision::Succeeded => succeeded.push(settlement),
+            Decision::Retry { .. } | Decision::Dead(_) => failed.push(settlement),
+            Decision::Expired | Decision::HandBack { .. } => untried.push(settlement),
+        }
+    }
+    let mut missed = vec![];
+    let mut wrote = |group: &[&Settlement], count: i64| {
+        if usize::try_from(count) != Ok(group.len()) {
+            missed.extend(group.iter().map(|s| s.claim()));
+        }
+    };
+    if !succeeded.is_empty() {
+        wrote(&succeeded, write_succeeded(session, &succeeded).await?);
+    }
+    if !failed.is_empty() {
+        wrote(&failed, write_failed(session, &failed).await?);
+    }
+    if !untried.is_empty() {
+        wrote(&untried, write_untried(session, &untried).await?);
+    }
+    if missed.is_empty() { Ok(vec![]) } else { find_fenced(session, &missed).await }
+}
+
+/// The fence of each settlement, as columns.
+fn fence(settlements: &[&Settlement]) -> (Vec<Uuid>, Vec<i64>, Vec<Uuid>) {
+    let mut columns = (vec![], vec![], vec![]);
+    for settlement in settlements {
+        columns.0.push(settlement.job_id);
+        columns.1.push(settlement.claim);
+        columns.2.push(settlement.claimed_by);
+    }
+    columns
+}
+
+async fn write_succeeded(session: &Session, settlements: &[&Settlement]) -> Result<i64, Error> {
+    let (jobs, claims, processes) = fence(settlements);
+    let written = in_time(session.client.execute(&session.settle_succeeded, &[&jobs, &claims, &processes])).await?;
+    Ok(i64::try_from(written).unwrap_or(i64::MAX))
+}
+
+async fn write_failed(session: &Session, settlements: &[&Settlement]) -> Result<i64, Error> {
+    let (jobs, claims, processes) = fence(settlements);
+    let column = |of: &dyn Fn(&Settlement) -> Option<f64>| settlements.iter().map(|s| of(s)).collect::<Vec<_>>();
+    let states: Vec<_> = settlements.iter().map(|s| s.decision.state(s.has_failed_before).as_str()).collect();
+    let delays = column(&|s| match &s.decision {
+        Decision::Retry { delay, .. } => Some(delay.as_secs_f64()),
+        _ => None,
+    });
+    let intervals = column(&|s| match &s.decision {
+        Decision::Retry { interval, .. } => Some(*interval),
+        _ => None,
+    });
+    let outcomes: Vec<_> = settlements.iter().map(|s| s.decision.attempt_outcome()).collect();
+    let phases: Vec<_> = settlements.iter().map(|s| s.failure().and_then(|f| f.phase)).collect();
+    let codes: Vec<_> = settlements.iter().map(|s| s.failure().and_then(|f| f.code)).collect();
+    let errors: Vec<_> = settlements.iter().map(|s| s.failure().map(|f| redact(&f.error))).collect();
+    let durations = column(&|s| Some(s.duration.as_secs_f64()));
+    let row = in_time(session.client.query_one(
+        &session.settle_failed,
+        &[&jobs, &claims, &processes, &states, &delays, &intervals, &outcomes, &phases, &codes, &errors, &durations],
+    ))
+    .await?;
+    Ok(row.try_get(0)?)
+}
+
+async fn write_untried(session: &Session, settlements: &[&Settlement]) -> Result<i64, Error> {
+    let (jobs, claims, processes) = fence(settlements);
+    let expired: Vec<_> = settlements.iter().map(|s| s.decision == Decision::Expired).collect();
+    let reasons: Vec<_> = settlements
+        .iter()
+        .map(|s| match &s.decision {
+            Decision::HandBack { reason } => reason.as_deref().map(redact),
+            Decision::Expired => Some("expired before it could be done".to_owned()),
+            _ => None,
+        })
+        .collect();
+    let row =
+        in_time(session.client.query_one(&session.settle_untried, &[&jobs, &claims, &processes, &expired, &reasons]))
+            .await?;
+    Ok(row.try_get(0)?)
+}
+
+async fn find_fenced(session: &Session, missed: &[(Uuid, i64)]) -> Result<Vec<Uuid>, Error> {
+    let (jobs, claims): (Vec<_>, Vec<_>) = missed.iter().copied().unzip();
+    let rows = in_time(session.client.query(&session.find_fenced, &[&jobs, &claims])).await?;
+    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
+}
