@@ -17,18 +17,21 @@ CREATE TABLE aftercommit.lane_cursors (
     witness_transaction_id xid8,
     witness_position       bigint,
 
-    -- The window being worked off, if it is more than one slice: its upper snapshot, that snapshot's own witness,
-    -- and the last row handed over (positions can repeat after a move of history: the id breaks the tie).
+    -- The window being worked off, if it is more than one slice: its upper snapshot, that snapshot's own witness, what
+    -- `seen` becomes when it is done, and the last row handed over (positions can repeat after a move of history: the
+    -- id breaks the tie).
     next                        pg_snapshot,
     next_witness_event_id       uuid,
     next_witness_transaction_id xid8,
     next_witness_position       bigint,
+    next_seen                   pg_snapshot,
     after_position              bigint,
     after_event_id              uuid,
+    -- The window takes every row that was there when it was opened, also those with transaction ids of another history.
+    everything                  boolean NOT NULL DEFAULT false,
 
-    -- Rows up to this position may carry ids of another history and bear no witness.
-    foreign_position       bigint      NOT NULL DEFAULT -1,
-
+    -- When the cursor was last put back because the application database's history had moved.
+    rebased_at             timestamptz,
     moved_at               timestamptz NOT NULL DEFAULT now(),
 
     CONSTRAINT lane_cursors_pkey    PRIMARY KEY (lane),
@@ -36,7 +39,8 @@ CREATE TABLE aftercommit.lane_cursors (
     CONSTRAINT lane_cursors_witness CHECK (num_nonnulls(witness_event_id, witness_transaction_id, witness_position) IN (0, 3)),
     CONSTRAINT lane_cursors_vouched CHECK (witness_event_id IS NOT NULL OR seen::text = '1:1:'),
     CONSTRAINT lane_cursors_window  CHECK (num_nonnulls(next, next_witness_event_id, next_witness_transaction_id,
-                                                        next_witness_position, after_position, after_event_id) IN (0, 6))
+                                                        next_witness_position, next_seen, after_position, after_event_id) IN (0, 7)),
+    CONSTRAINT lane_cursors_everything CHECK (NOT everything OR next IS NOT NULL)
 );
 
 INSERT INTO aftercommit.lane_cursors (lane)
@@ -55,6 +59,19 @@ CREATE TABLE aftercommit.lane_checkpoints (
 
     CONSTRAINT lane_checkpoints_pkey PRIMARY KEY (lane, taken_at),
     CONSTRAINT lane_checkpoints_lane CHECK (lane BETWEEN 0 AND 15)
+);
+
+-- Every time a cursor was put back, for people.
+CREATE TABLE aftercommit.history_moves (
+    lane             smallint    NOT NULL,
+    moved_at         timestamptz NOT NULL DEFAULT now(),
+    reason           text        NOT NULL,
+    back_to          timestamptz,             -- the checkpoint; null: every retained event was run through again
+    ghosts_cancelled bigint      NOT NULL,    -- jobs of events that are gone, called off in time
+    ghosts_delivered bigint      NOT NULL,    -- jobs of events that are gone, done or under way
+
+    CONSTRAINT history_moves_pkey   PRIMARY KEY (lane, moved_at),
+    CONSTRAINT history_moves_lane   CHECK (lane BETWEEN 0 AND 15)
 );
 
 -- The handlers that have ever been registered. A handler has no bound when it was there at the first start; one that
@@ -89,5 +106,6 @@ CREATE INDEX dispatch_failures_open ON aftercommit.dispatch_failures (last_faile
 
 GRANT SELECT, UPDATE                 ON aftercommit.lane_cursors      TO aftercommit_jobs;
 GRANT SELECT, INSERT, DELETE         ON aftercommit.lane_checkpoints  TO aftercommit_jobs;
+GRANT SELECT, INSERT                 ON aftercommit.history_moves     TO aftercommit_jobs;
 GRANT SELECT, INSERT                 ON aftercommit.handlers          TO aftercommit_jobs;
 GRANT SELECT, INSERT, UPDATE, DELETE ON aftercommit.dispatch_failures TO aftercommit_jobs;

@@ -5,6 +5,9 @@
 
 pub mod commit;
 pub mod cursor;
+pub mod checkpoint;
+pub mod registrations;
+pub mod rebase;
 pub mod history;
 pub mod lanes;
 pub mod read;
@@ -20,10 +23,12 @@ use tokio_util::sync::CancellationToken;
 use crate::handlers::Registry;
 use crate::health::Health;
 use crate::postgres::{self, within};
+use crate::replay::at_start;
 use crate::wake::Bell;
 use crate::{outbox, retry};
 use commit::Statements;
-use read::{Batch, Found, Lane};
+use read::{Batch, Found, Lane, Reader, Trouble};
+use registrations::Registrations;
 
 /// How often a worker asks who shares the lanes. It is also what keeps its session alive.
 const BALANCE: Duration = Duration::from_secs(1);
@@ -64,14 +69,33 @@ enum Error {
     Commit(#[from] commit::Error),
 }
 
+impl From<rebase::Error> for Error {
+    fn from(error: rebase::Error) -> Self {
+        match error {
+            rebase::Error::Outbox(error) => Self::Application(error),
+            rebase::Error::Commit(error) => Self::Commit(error),
+        }
+    }
+}
+
 impl From<outbox::Error> for Error {
     fn from(error: outbox::Error) -> Self {
         Self::Application(error)
     }
 }
 
-/// Dispatches until told to stop, over whatever happens to either database.
+/// Dispatches until told to stop, over whatever happens to either database. The first worker of a process also tries the
+/// open failures once, beside its own work.
 pub async fn run(context: &Context, worker: usize, stop: &CancellationToken) {
+    if worker > 0 {
+        return work(context, worker, stop).await;
+    }
+    let Context { application, jobs, name, registry, jobs_bell, .. } = context;
+    let failures = at_start::Context { application, jobs, name, registry, jobs_bell };
+    tokio::join!(work(context, worker, stop), at_start::retry_open_failures(failures, stop));
+}
+
+async fn work(context: &Context, worker: usize, stop: &CancellationToken) {
     let part = format!("dispatch {worker}");
     context.health.ill(&part, "not connected yet");
     let mut pace = retry::reconnect();
@@ -127,6 +151,7 @@ struct Worker {
     application: Client,
     jobs: Client,
     statements: Statements,
+    registrations: Registrations,
     lanes: BTreeMap<i16, Lane>,
     /// The lane to begin the next batch with.
     turn: i16,
@@ -145,12 +170,15 @@ impl Worker {
         let application = application.map_err(|error| Error::Application(error.into()))?;
         let jobs = postgres::jobs(&context.jobs, &context.name).await.map_err(Error::Jobs)?;
         let statements = within(PATIENCE, Statements::prepare(&jobs)).await.map_err(Error::Jobs)?;
+        let registering = registrations::register(&jobs, context.registry.names());
+        let registrations = within(PATIENCE, registering).await.map_err(Error::Jobs)?;
         within(PATIENCE, lanes::join(&jobs)).await.map_err(Error::Jobs)?;
         let now = Instant::now();
         Ok(Self {
             application,
             jobs,
             statements,
+            registrations,
             lanes: BTreeMap::new(),
             turn: 0,
             ear: context.outbox_bell.ear(),
@@ -173,8 +201,7 @@ impl Worker {
         if gained.is_empty() {
             return Ok(false);
         }
-        let cursors = within(PATIENCE, cursor::load(&self.jobs, &gained)).await.map_err(Error::Jobs)?;
-        self.lanes.extend(cursors.into_iter().map(|cursor| (cursor.lane, Lane::new(cursor))));
+        self.load(&gained).await?;
         tracing::debug!(lanes = ?self.lanes.keys(), "lanes held");
         Ok(true)
     }
@@ -187,11 +214,16 @@ impl Worker {
         let mut pending = None;
         loop {
             let due = Instant::now() >= self.balance_at;
+            let reader = Reader {
+                application: &self.application,
+                registry: &context.registry,
+                registrations: &self.registrations,
+            };
             let reading = async {
                 if due || self.lanes.is_empty() || stop.is_cancelled() {
                     return Ok(None);
                 }
-                read::batch(&self.application, &context.registry, &mut self.lanes, &mut self.turn).await.map(Some)
+                read::batch(reader, &mut self.lanes, &mut self.turn).await.map(Some)
             };
             let storing = store(&mut self.jobs, &self.statements, pending.take(), context);
             let (stored, found) = tokio::join!(storing, reading);
@@ -199,6 +231,7 @@ impl Worker {
             match found? {
                 Some(Found::Batch(batch)) => pending = Some(batch),
                 Some(Found::Unflushed) => return Ok(Left::Unflushed),
+                Some(Found::Nothing) if self.put_back().await? => {}
                 Some(Found::Nothing) => {
                     self.poll_at = Instant::now() + self.poll_interval(context);
                     return Ok(Left::Nothing);
@@ -207,6 +240,25 @@ impl Worker {
                 None => return Ok(Left::Nothing),
             }
         }
+    }
+
+    /// Puts lanes back whose history has moved. Returns whether there were any.
+    async fn put_back(&mut self) -> Result<bool, Error> {
+        let moved = self.lanes.values().filter(|lane| matches!(lane.trouble(), Some(Trouble::Moved(_))));
+        let cursors: Vec<_> = moved.map(Lane::cursor).collect();
+        if cursors.is_empty() || rebase::rebase(&self.application, &mut self.jobs, &cursors).await? == 0 {
+            return Ok(false);
+        }
+        let lanes: Vec<i16> = cursors.iter().map(|cursor| cursor.lane).collect();
+        self.load(&lanes).await?;
+        Ok(true)
+    }
+
+    /// Reads the cursors of lanes that are held.
+    async fn load(&mut self, lanes: &[i16]) -> Result<(), Error> {
+        let cursors = within(PATIENCE, cursor::load(&self.jobs, lanes)).await.map_err(Error::Jobs)?;
+        self.lanes.extend(cursors.into_iter().map(|cursor| (cursor.lane, Lane::new(cursor))));
+        Ok(())
     }
 
     /// Waits for something to do. Returns whether to look into the outbox.

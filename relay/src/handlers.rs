@@ -111,8 +111,14 @@ impl Registry {
     /// Runs every handler of the event's type; one that fails or panics does not keep the others from running. Nothing
     /// for a type that no handler is for.
     pub fn publish(&self, envelope: &Envelope) -> Vec<Handled> {
+        self.publish_to(envelope, |_| true)
+    }
+
+    /// The same, for the handlers that are wanted.
+    pub fn publish_to(&self, envelope: &Envelope, wanted: impl Fn(&str) -> bool) -> Vec<Handled> {
         let handlers = self.by_type.get(envelope.event_type.as_str()).map(Vec::as_slice).unwrap_or_default();
-        handlers.iter().map(|(handler, run)| Handled { handler, outcome: run_one(run, envelope) }).collect()
+        let wanted = handlers.iter().filter(|(handler, _)| wanted(handler));
+        wanted.map(|(handler, run)| Handled { handler, outcome: run_one(run, envelope) }).collect()
     }
 
     /// Forgets every handler.

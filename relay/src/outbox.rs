@@ -6,6 +6,8 @@
 
 pub mod types;
 pub mod window;
+pub mod page;
+pub mod backlog;
 
 use std::pin::pin;
 use std::time::Duration;
@@ -13,12 +15,14 @@ use std::time::Duration;
 use futures_util::TryStreamExt;
 use serde_json::value::RawValue;
 use shared::envelope::Envelope;
+use time::OffsetDateTime;
 use tokio_postgres::types::{Json, PgLsn, ToSql, Type};
 use tokio_postgres::{Client, Row, SimpleQueryMessage};
 use uuid::Uuid;
 
 use crate::postgres::{self, within};
-use window::{Snapshot, TransactionId};
+use types::Xid;
+use window::{Snapshot, TransactionId, inserter, vouched};
 
 /// The bound on any one exchange with the application database, and so on any transaction held open there.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -72,12 +76,21 @@ pub struct Witness {
     pub position: i64,
 }
 
+/// One run of one server: while it is the same, no transaction that is on disk can be undone.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Server {
+    /// Which history it continues.
+    pub identity: Identity,
+    /// When it was started.
+    pub started: OffsetDateTime,
+}
+
 /// What to look for in one lane.
 #[derive(Clone, Debug)]
 pub struct Question<'a> {
     /// The lane.
     pub lane: i16,
-    /// Its cursor's snapshot.
+    /// The snapshot from which to count what is new.
     pub seen: &'a Snapshot,
     /// The row that vouches for `seen`.
     pub witness: Option<Witness>,
@@ -88,8 +101,8 @@ pub struct Question<'a> {
 /// Where the database stands, in one statement and so under one snapshot.
 #[derive(Clone, Debug)]
 pub struct Look {
-    /// Which history this is.
-    pub identity: Identity,
+    /// Which server answered.
+    pub server: Server,
     /// What has finished by now.
     pub next: Snapshot,
     /// The end of the WAL, asked after the snapshot was taken: all that is visible in it lies below.
@@ -113,6 +126,8 @@ pub struct Answer {
     pub next_witness_holds: bool,
     /// Events between `seen` and now, counted to just above [`SLICE_ROWS`].
     pub waiting: usize,
+    /// Whether there is any row at all.
+    pub any: bool,
 }
 
 /// An outbox row as read.
@@ -126,15 +141,13 @@ pub struct OutboxRow {
     pub durable_at_commit: bool,
 }
 
-impl OutboxRow {
-    /// This row as a witness.
-    pub fn witness(&self) -> Witness {
-        Witness {
-            event_id: self.envelope.event_id,
-            transaction_id: self.transaction_id,
-            position: self.envelope.position,
-        }
-    }
+/// A row that can be a witness, and up to which transaction id it vouches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Evidence {
+    /// The row.
+    pub witness: Witness,
+    /// See [`window::vouched`].
+    pub vouched: TransactionId,
 }
 
 /// Part of a window: positions up to a bound, with the range of transaction ids that its rows lie in.
@@ -163,8 +176,27 @@ pub struct Range<'a> {
     pub seen: &'a Snapshot,
     /// The window's upper snapshot.
     pub next: &'a Snapshot,
+    /// Every row, also those with ids of another history, except what was put here or committed after `next`.
+    pub everything: bool,
     /// The last row handed over, by position and then id.
     pub after: (i64, Uuid),
+    /// The first transaction id not given out by now, for reading `xmin`.
+    pub xmax: TransactionId,
+}
+
+impl Range<'_> {
+    /// The bounds of the window's upper part, its exact upper snapshot, and its lower part.
+    fn bounds(&self) -> (TransactionId, TransactionId, Snapshot, Vec<TransactionId>) {
+        let upper =
+            if self.everything { Snapshot::new(Snapshot::END, self.next.xip().to_vec()) } else { self.next.clone() };
+        (self.seen.xmax(), upper.xmax(), upper, self.seen.ended_in(self.next))
+    }
+
+    /// Whether a row belongs to it that its transaction id would let in: one that was put here after the window was opened
+    /// does not.
+    fn takes(&self, inserter: TransactionId) -> bool {
+        !self.everything || inserter < self.next.xmax()
+    }
 }
 
 /// Before the first row.
@@ -183,14 +215,16 @@ const BEGIN: &str = "
 pub const LOOK: &str = "
     WITH now AS MATERIALIZED (
         SELECT pg_current_snapshot() AS next
-    ), identity AS MATERIALIZED (
+    ), server AS MATERIALIZED (
         SELECT system_identifier,
-               ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::integer AS timeline
+               ('x' || left(pg_walfile_name(pg_current_wal_lsn()), 8))::bit(32)::integer AS timeline,
+               pg_postmaster_start_time() AS started
           FROM pg_control_system()
     )
     SELECT now.next,
-           identity.system_identifier,
-           identity.timeline,
+           server.system_identifier,
+           server.timeline,
+           server.started,
            pg_current_wal_insert_lsn(),
            pg_current_wal_flush_lsn(),
            extract(epoch FROM 3 * current_setting('wal_writer_delay')::interval)::float8,
@@ -219,9 +253,12 @@ pub const LOOK: &str = "
                      WHERE row.lane = lanes.lane
                        AND row.transaction_id = ANY (ARRAY(SELECT pg_snapshot_xip(lanes.seen)))
                        AND pg_visible_in_snapshot(row.transaction_id, now.next)
-                     LIMIT $9) AS ended_since)
+                     LIMIT $9) AS ended_since),
+           EXISTS (SELECT
+                     FROM aftercommit.outbox AS row
+                    WHERE row.lane = lanes.lane)
       FROM now
-     CROSS JOIN identity
+     CROSS JOIN server
       LEFT JOIN unnest($1::smallint[], $2::pg_snapshot[],
                        $3::uuid[], $4::xid8[], $5::bigint[],
                        $6::uuid[], $7::xid8[], $8::bigint[])
@@ -233,15 +270,15 @@ pub const LOOK: &str = "
 /// `read`: the rows of a slice of a window, in the order of the lane.
 pub const READ: &str = "
     SELECT event_id, position, transaction_id, aggregate_type, aggregate_id, event_type, event_version,
-           payload, metadata, occurred_at, durable_at_commit
-      FROM (SELECT *
+           payload, metadata, occurred_at, durable_at_commit, inserter
+      FROM (SELECT *, xmin AS inserter
               FROM aftercommit.outbox
              WHERE lane = $1
                AND transaction_id >= $2
                AND transaction_id <  $3
                AND pg_visible_in_snapshot(transaction_id, $4)
              UNION ALL
-            SELECT *
+            SELECT *, xmin AS inserter
               FROM aftercommit.outbox
              WHERE lane = $1
                AND transaction_id = ANY ($5)) AS snapshot_window
@@ -250,21 +287,20 @@ pub const READ: &str = "
      ORDER BY position, event_id
      LIMIT $9";
 
-/// `witness`: the row of a window with the greatest transaction id among those that may bear witness.
+/// `witness`: the row of a window with the greatest transaction id.
 pub const WITNESS: &str = "
-    SELECT event_id, transaction_id, position
-      FROM (SELECT event_id, transaction_id, position
+    SELECT event_id, transaction_id, position, inserter
+      FROM (SELECT event_id, transaction_id, position, xmin AS inserter
               FROM aftercommit.outbox
              WHERE lane = $1
                AND transaction_id >= $2
                AND transaction_id <  $3
                AND pg_visible_in_snapshot(transaction_id, $4)
              UNION ALL
-            SELECT event_id, transaction_id, position
+            SELECT event_id, transaction_id, position, xmin AS inserter
               FROM aftercommit.outbox
              WHERE lane = $1
                AND transaction_id = ANY ($5)) AS snapshot_window
-     WHERE position > $6
      ORDER BY transaction_id DESC
      LIMIT 1";
 
@@ -286,6 +322,39 @@ pub const PLAN: &str = "
              WHERE position >= $6
                AND position <= $7) AS buckets
      GROUP BY bucket";
+
+/// `present`: which rows are there, one answer each, in order.
+const PRESENT: &str = "
+    SELECT EXISTS (SELECT
+                     FROM aftercommit.outbox AS row
+                    WHERE row.event_id       = witness.event_id
+                      AND row.transaction_id = witness.transaction_id
+                      AND row.position       = witness.position)
+      FROM unnest($1::uuid[], $2::xid8[], $3::bigint[])
+           WITH ORDINALITY AS witness (event_id, transaction_id, position, number)
+     ORDER BY number";
+
+/// `absent`: which events are not there.
+const ABSENT: &str = "
+    SELECT event_id
+      FROM unnest($1::uuid[]) AS lost (event_id)
+     WHERE NOT EXISTS (SELECT FROM aftercommit.outbox AS row WHERE row.event_id = lost.event_id)";
+
+/// `newest`: the time of the newest event by id.
+const NEWEST: &str = "SELECT occurred_at FROM aftercommit.outbox ORDER BY event_id DESC LIMIT 1";
+
+/// What was read of a slice.
+#[derive(Debug, Default)]
+pub struct Read {
+    /// The rows that belong to the window, in order.
+    pub rows: Vec<OutboxRow>,
+    /// The one of them that vouches for most.
+    pub strongest: Option<Evidence>,
+    /// The last row that was looked at, whether it belongs or not.
+    pub last: Option<(i64, Uuid)>,
+    /// Whether the slice was read to its end.
+    pub whole: bool,
+}
 
 /// A read transaction, begun by a [`Look`]. Dropped without [`Reading::end`], the connection is of no more use.
 #[derive(Debug)]
@@ -350,21 +419,25 @@ async fn ask(client: &Client, questions: &[Question<'_>]) -> Result<Look, Error>
     let first = &rows[0];
     Ok(Look {
         next: first.try_get(0)?,
-        identity: Identity { system_identifier: first.try_get(1)?, timeline: first.try_get(2)? },
-        insert_lsn: first.try_get(3)?,
-        flush_lsn: first.try_get(4)?,
-        flush_bound: Duration::try_from_secs_f64(first.try_get(5)?).unwrap_or(Duration::from_secs(30)),
+        server: Server {
+            identity: Identity { system_identifier: first.try_get(1)?, timeline: first.try_get(2)? },
+            started: first.try_get(3)?,
+        },
+        insert_lsn: first.try_get(4)?,
+        flush_lsn: first.try_get(5)?,
+        flush_bound: Duration::try_from_secs_f64(first.try_get(6)?).unwrap_or(Duration::from_secs(30)),
         lanes: rows.iter().filter_map(|row| answer(row).transpose()).collect::<Result<_, tokio_postgres::Error>>()?,
     })
 }
 
 fn answer(row: &Row) -> Result<Option<Answer>, tokio_postgres::Error> {
-    let Some(lane) = row.try_get(6)? else { return Ok(None) };
+    let Some(lane) = row.try_get(7)? else { return Ok(None) };
     Ok(Some(Answer {
         lane,
-        witness_holds: row.try_get(7)?,
-        next_witness_holds: row.try_get(8)?,
-        waiting: usize::try_from(row.try_get::<_, i64>(9)?).unwrap_or(usize::MAX),
+        witness_holds: row.try_get(8)?,
+        next_witness_holds: row.try_get(9)?,
+        waiting: usize::try_from(row.try_get::<_, i64>(10)?).unwrap_or(usize::MAX),
+        any: row.try_get(11)?,
     }))
 }
 
@@ -386,21 +459,19 @@ impl Witnesses {
 }
 
 impl Reading<'_> {
-    /// The rows of a slice after `range.after`, in order: at most `limit` rows and about [`SLICE_BYTES`]. The flag says
-    /// whether the slice was read to its end.
+    /// The rows of a slice after `range.after`, in order: at most `limit` rows and about [`SLICE_BYTES`].
     ///
     /// # Errors
     /// Whatever PostgreSQL says.
-    pub async fn rows(&self, range: &Range<'_>, slice: Slice, limit: usize) -> Result<(Vec<OutboxRow>, bool), Error> {
-        let low = range.seen.xmax().max(slice.low);
-        let high = range.next.xmax().min(slice.high.next());
-        let ended = range.seen.ended_in(range.next);
+    pub async fn rows(&self, range: &Range<'_>, slice: Slice, limit: usize) -> Result<Read, Error> {
+        let (low, high, upper, ended) = range.bounds();
+        let (low, high) = (low.max(slice.low), high.min(slice.high.next()));
         let sql_limit = limit as i64;
         let parameters: [(&(dyn ToSql + Sync), Type); 9] = [
             (&range.lane, Type::INT2),
             (&low, Type::XID8),
             (&high, Type::XID8),
-            (range.next, Type::PG_SNAPSHOT),
+            (&upper, Type::PG_SNAPSHOT),
             (&ended, Type::XID8_ARRAY),
             (&range.after.0, Type::INT8),
             (&range.after.1, Type::UUID),
@@ -409,29 +480,49 @@ impl Reading<'_> {
         ];
         let read = async {
             let mut stream = pin!(self.client.query_typed_raw(READ, parameters).await?);
-            let mut rows = Vec::new();
-            let mut bytes = 0;
+            let mut read = Read::default();
+            let (mut count, mut bytes) = (0, 0);
             while let Some(row) = stream.try_next().await? {
+                let Xid(xmin) = row.try_get(11)?;
+                let inserter = inserter(xmin, range.xmax);
                 let row = outbox_row(&row, range.lane)?;
+                let Envelope { event_id, position, .. } = row.envelope;
+                count += 1;
                 bytes += row.envelope.payload.get().len() + row.envelope.metadata.get().len();
-                rows.push(row);
+                read.last = Some((position, event_id));
+                if range.takes(inserter) {
+                    let witness = Witness { event_id, transaction_id: row.transaction_id, position };
+                    let evidence = Evidence { witness, vouched: vouched(row.transaction_id, inserter) };
+                    read.strongest = read.strongest.filter(|old| old.vouched >= evidence.vouched).or(Some(evidence));
+                    read.rows.push(row);
+                }
                 if bytes >= SLICE_BYTES {
-                    return Ok((rows, false));
+                    return Ok(read);
                 }
             }
-            let whole = rows.len() < limit;
-            Ok((rows, whole))
+            read.whole = count < limit;
+            Ok(read)
         };
         Ok(within(PATIENCE, read).await?)
     }
 
-    /// The row of a window with the greatest transaction id, among those above `foreign_position`.
+    /// The row of a window with the greatest transaction id, as evidence. In a window of everything, rows with ids that
+    /// this history has given out go first: they vouch for more.
     ///
     /// # Errors
     /// Whatever PostgreSQL says.
-    pub async fn witness(&self, range: &Range<'_>, foreign_position: i64) -> Result<Option<Witness>, Error> {
-        let (low, high) = (range.seen.xmax(), range.next.xmax());
-        let ended = range.seen.ended_in(range.next);
+    pub async fn evidence(&self, range: &Range<'_>) -> Result<Option<Evidence>, Error> {
+        if range.everything {
+            let own = Range { everything: false, ..range.clone() };
+            if let Some(evidence) = self.greatest(&own).await? {
+                return Ok(Some(evidence));
+            }
+        }
+        self.greatest(range).await
+    }
+
+    async fn greatest(&self, range: &Range<'_>) -> Result<Option<Evidence>, Error> {
+        let (low, high, upper, ended) = range.bounds();
         let rows = within(
             PATIENCE,
             self.client.query_typed(
@@ -440,21 +531,60 @@ impl Reading<'_> {
                     (&range.lane, Type::INT2),
                     (&low, Type::XID8),
                     (&high, Type::XID8),
-                    (range.next, Type::PG_SNAPSHOT),
+                    (&upper, Type::PG_SNAPSHOT),
                     (&ended, Type::XID8_ARRAY),
-                    (&foreign_position, Type::INT8),
                 ],
             ),
         )
         .await?;
-        let witness = |row: &Row| {
-            Ok::<_, tokio_postgres::Error>(Witness {
-                event_id: row.try_get(0)?,
-                transaction_id: row.try_get(1)?,
-                position: row.try_get(2)?,
+        let evidence = |row: &Row| {
+            let transaction_id = row.try_get(1)?;
+            let Xid(xmin) = row.try_get(3)?;
+            Ok::<_, tokio_postgres::Error>(Evidence {
+                witness: Witness { event_id: row.try_get(0)?, transaction_id, position: row.try_get(2)? },
+                vouched: vouched(transaction_id, inserter(xmin, range.xmax)),
             })
         };
-        Ok(rows.first().map(witness).transpose()?)
+        Ok(rows.first().map(evidence).transpose()?)
+    }
+
+    /// Which of these rows are there.
+    ///
+    /// # Errors
+    /// Whatever PostgreSQL says.
+    pub async fn present(&self, witnesses: &[Witness]) -> Result<Vec<bool>, Error> {
+        let columns = Witnesses::new(witnesses.iter().copied().map(Some));
+        let rows = within(
+            PATIENCE,
+            self.client.query_typed(
+                PRESENT,
+                &[
+                    (&columns.event_ids, Type::UUID_ARRAY),
+                    (&columns.transaction_ids, Type::XID8_ARRAY),
+                    (&columns.positions, Type::INT8_ARRAY),
+                ],
+            ),
+        )
+        .await?;
+        Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
+    }
+
+    /// Those of these events that are not there.
+    ///
+    /// # Errors
+    /// Whatever PostgreSQL says.
+    pub async fn absent(&self, event_ids: &[Uuid]) -> Result<Vec<Uuid>, Error> {
+        let rows = within(PATIENCE, self.client.query_typed(ABSENT, &[(&event_ids, Type::UUID_ARRAY)])).await?;
+        Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
+    }
+
+    /// When the newest event by id happened.
+    ///
+    /// # Errors
+    /// Whatever PostgreSQL says.
+    pub async fn newest(&self) -> Result<Option<OffsetDateTime>, Error> {
+        let rows = within(PATIENCE, self.client.query_typed(NEWEST, &[])).await?;
+        Ok(rows.first().map(|row| row.try_get(0)).transpose()?)
     }
 
     /// Cuts what is left of a large window into slices of about [`SLICE_ROWS`], in order.
@@ -462,8 +592,7 @@ impl Reading<'_> {
     /// # Errors
     /// Whatever PostgreSQL says.
     pub async fn plan(&self, range: &Range<'_>) -> Result<Vec<Slice>, Error> {
-        let (low, high) = (range.seen.xmax(), range.next.xmax());
-        let ended = range.seen.ended_in(range.next);
+        let (low, high, upper, ended) = range.bounds();
         let rows = within(
             PATIENCE,
             self.client.query_typed(
@@ -472,7 +601,7 @@ impl Reading<'_> {
                     (&range.lane, Type::INT2),
                     (&low, Type::XID8),
                     (&high, Type::XID8),
-                    (range.next, Type::PG_SNAPSHOT),
+                    (&upper, Type::PG_SNAPSHOT),
                     (&ended, Type::XID8_ARRAY),
                     (&range.after.0, Type::INT8),
                     (&i64::MAX, Type::INT8),

@@ -6,7 +6,9 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail};
 use relay::dispatch::commit::{self, Statements};
 use relay::dispatch::cursor::{self, Cursor};
-use relay::dispatch::read::{self, Batch, Found, Lane};
+use relay::dispatch::read::{self, Batch, Found, Lane, Reader, Trouble};
+use relay::dispatch::registrations::{self, Registrations};
+use relay::dispatch::rebase;
 use relay::handlers::Registry;
 use relay::jobs::Job;
 use shared::database_url::DatabaseUrl;
@@ -45,6 +47,7 @@ pub struct Dispatcher {
     jobs: Client,
     statements: Statements,
     registry: Registry,
+    registrations: Registrations,
     lanes: BTreeMap<i16, Lane>,
     turn: i16,
 }
@@ -66,15 +69,21 @@ impl Dispatcher {
         let application = relay::postgres::application(&url(&databases.app.url(Role::Relay))?, "test").await?;
         let jobs = relay::postgres::jobs(&url(&databases.jobs.url(Role::Jobs))?, "test").await?;
         let statements = Statements::prepare(&jobs).await?;
+        let registrations = registrations::register(&jobs, registry.names()).await?;
         let lanes: Vec<i16> = (0..relay::dispatch::lanes::LANES).collect();
         let lanes = cursor::load(&jobs, &lanes).await?;
         let lanes = lanes.into_iter().map(|cursor| (cursor.lane, Lane::new(cursor))).collect();
-        Ok(Self { application, jobs, statements, registry, lanes, turn: 0 })
+        Ok(Self { application, jobs, statements, registry, registrations, lanes, turn: 0 })
     }
 
     /// Reads a batch and does not commit it.
     pub async fn read(&mut self) -> Result<Found> {
-        Ok(read::batch(&self.application, &self.registry, &mut self.lanes, &mut self.turn).await?)
+        let reader = Reader {
+            application: &self.application,
+            registry: &self.registry,
+            registrations: &self.registrations,
+        };
+        Ok(read::batch(reader, &mut self.lanes, &mut self.turn).await?)
     }
 
     /// Commits a batch. Returns how many jobs were new.
@@ -94,6 +103,20 @@ impl Dispatcher {
         })
     }
 
+    /// Puts back the lanes whose history has moved; how many.
+    pub async fn rebase(&mut self) -> Result<usize> {
+        let moved = self.lanes.values().filter(|lane| matches!(lane.trouble(), Some(Trouble::Moved(_))));
+        let cursors: Vec<_> = moved.map(Lane::cursor).cloned().collect();
+        if cursors.is_empty() {
+            return Ok(0);
+        }
+        let back = rebase::rebase(&self.application, &mut self.jobs, &cursors.iter().collect::<Vec<_>>()).await?;
+        let lanes: Vec<i16> = cursors.iter().map(|cursor| cursor.lane).collect();
+        let cursors = cursor::load(&self.jobs, &lanes).await?;
+        self.lanes.extend(cursors.into_iter().map(|cursor| (cursor.lane, Lane::new(cursor))));
+        Ok(back)
+    }
+
     /// Steps until there is nothing left; how many events were handed over. Fails if a lane is in trouble.
     pub async fn drain(&mut self) -> Result<usize> {
         let mut events = 0;
@@ -101,6 +124,7 @@ impl Dispatcher {
             match self.step().await? {
                 Step::Dispatched(more) => events += more,
                 Step::Unflushed => tokio::time::sleep(std::time::Duration::from_millis(2)).await,
+                Step::Idle if self.rebase().await? > 0 => {}
                 Step::Idle => break,
             }
         }
@@ -119,6 +143,19 @@ impl Dispatcher {
     pub async fn cursors(&self) -> Result<Vec<Cursor>> {
         Ok(cursor::load(&self.jobs, &self.lanes.keys().copied().collect::<Vec<_>>()).await?)
     }
+}
+
+/// What a dispatching worker of a relay needs, for one that runs in this process.
+pub fn context(databases: &Databases, registry: Registry) -> Result<relay::dispatch::Context> {
+    Ok(relay::dispatch::Context {
+        application: url(&databases.app.url(Role::Relay))?,
+        jobs: url(&databases.jobs.url(Role::Jobs))?,
+        name: format!("aftercommit relay test {}", uuid::Uuid::new_v4()),
+        registry,
+        outbox_bell: relay::wake::Bell::default(),
+        jobs_bell: relay::wake::Bell::default(),
+        health: relay::health::Health::default(),
+    })
 }
 
 /// A database URL as the relay reads it.

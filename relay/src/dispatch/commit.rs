@@ -4,6 +4,7 @@
 
 use tokio_postgres::{Client, Statement, Transaction};
 
+use super::checkpoint;
 use super::cursor;
 use super::read::{Batch, Failure};
 use crate::jobs::store;
@@ -36,6 +37,7 @@ pub enum Error {
 #[derive(Debug)]
 pub struct Statements {
     advance: Statement,
+    keep: Statement,
     insert_jobs: Statement,
     insert_failures: Statement,
 }
@@ -46,12 +48,13 @@ impl Statements {
     /// # Errors
     /// Whatever PostgreSQL says.
     pub async fn prepare(client: &Client) -> Result<Self, tokio_postgres::Error> {
-        let (advance, insert_jobs, insert_failures) = tokio::try_join!(
+        let (advance, keep, insert_jobs, insert_failures) = tokio::try_join!(
             client.prepare(cursor::ADVANCE),
+            client.prepare(checkpoint::KEEP),
             client.prepare(store::INSERT),
             client.prepare(INSERT_FAILURES),
         )?;
-        Ok(Self { advance, insert_jobs, insert_failures })
+        Ok(Self { advance, keep, insert_jobs, insert_failures })
     }
 }
 
@@ -64,11 +67,13 @@ pub async fn commit(client: &mut Client, statements: &Statements, batch: &Batch)
     within(SESSION_LEASE, async {
         let transaction = client.transaction().await?;
         // Sent together: the fence costs no round trip of its own.
-        let (moved, stored, kept) = tokio::join!(
+        let (moved, stored, set_aside, kept) = tokio::join!(
             cursor::advance(&transaction, &statements.advance, &batch.cursors),
             store::insert(&transaction, &statements.insert_jobs, &batch.jobs),
             insert_failures(&transaction, &statements.insert_failures, &batch.failures),
+            checkpoint::keep(&transaction, &statements.keep, &batch.checkpoints),
         );
+        set_aside?;
         kept?;
         if moved? != batch.cursors.len() as u64 {
             transaction.rollback().await?;

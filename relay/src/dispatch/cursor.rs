@@ -1,10 +1,11 @@
 //! A lane's cursor: how far it has seen, with the evidence, and the window being worked off.
 
+use time::OffsetDateTime;
 use tokio_postgres::{Client, Row, Statement, Transaction};
 use uuid::Uuid;
 
 use crate::outbox::window::Snapshot;
-use crate::outbox::{Identity, Witness};
+use crate::outbox::{Evidence, Identity, Witness};
 
 /// A row of `lane_cursors`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,34 +22,44 @@ pub struct Cursor {
     pub witness: Option<Witness>,
     /// The window being worked off, when it takes more than one slice.
     pub window: Option<Window>,
-    /// Rows up to this position may carry transaction ids of another history.
-    pub foreign_position: i64,
+    /// When it was last put back because history had moved.
+    pub rebased_at: Option<OffsetDateTime>,
 }
 
-/// A window that is worked off slice by slice. It stays the same while it lasts, whatever commits meanwhile.
+/// A window, from the cursor's snapshot to another. It stays the same while it is worked off, whatever commits meanwhile.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Window {
     /// Its upper snapshot.
     pub next: Snapshot,
+    /// Whether it takes every row, also those with transaction ids of another history.
+    pub everything: bool,
     /// The row with the greatest transaction id in it.
     pub witness: Witness,
+    /// What the cursor's snapshot becomes when it is done.
+    pub seen: Snapshot,
     /// The last row handed over, by position and then event id.
     pub after: (i64, Uuid),
 }
 
 impl Cursor {
-    /// The cursor once its window up to `next` has been handed over whole. `witness` is the row of the window with the
-    /// greatest transaction id; without one that may bear witness the cursor stays where it is.
+    /// Whether the lane has never been looked at, or has lost its history: then everything is to be run through.
+    pub fn is_nowhere(&self) -> bool {
+        self.witness.is_none()
+    }
+
+    /// The window from here up to `next`, whose row with the greatest transaction id is the evidence.
     #[must_use]
-    pub fn close(&self, next: &Snapshot, witness: Option<Witness>) -> Self {
-        let mut closed = Self { window: None, ..self.clone() };
-        if let Some(witness) = witness {
-            closed.seen = self.seen.cut(next, witness.transaction_id);
-            if self.witness.is_none_or(|old| witness.transaction_id >= old.transaction_id) {
-                closed.witness = Some(witness);
-            }
-        }
-        closed
+    pub fn open(&self, next: Snapshot, everything: bool, evidence: Evidence, after: (i64, Uuid)) -> Window {
+        let seen = self.seen.cut(&next, evidence.vouched);
+        Window { next, everything, witness: evidence.witness, seen, after }
+    }
+
+    /// The cursor once this window has been handed over whole.
+    #[must_use]
+    pub fn close(&self, window: Window) -> Self {
+        // A window of late commits only: the witness of before vouches for more than its own.
+        let keep = self.witness.filter(|_| window.seen.xmax() == self.seen.xmax());
+        Self { witness: keep.or(Some(window.witness)), seen: window.seen, window: None, ..self.clone() }
     }
 }
 
@@ -57,7 +68,7 @@ const LOAD: &str = "
     SELECT lane, version, system_identifier, timeline, seen,
            witness_event_id, witness_transaction_id, witness_position,
            next, next_witness_event_id, next_witness_transaction_id, next_witness_position,
-           after_position, after_event_id, foreign_position
+           next_seen, after_position, after_event_id, everything, rebased_at
       FROM lane_cursors
      WHERE lane = ANY ($1)
      ORDER BY lane";
@@ -92,7 +103,9 @@ fn cursor(row: &Row) -> Result<Cursor, tokio_postgres::Error> {
             Ok::<_, tokio_postgres::Error>(Window {
                 next: row.try_get(8)?,
                 witness,
-                after: (row.try_get(12)?, row.try_get(13)?),
+                seen: row.try_get(12)?,
+                after: (row.try_get(13)?, row.try_get(14)?),
+                everything: row.try_get(15)?,
             })
         })
         .transpose()?;
@@ -103,7 +116,7 @@ fn cursor(row: &Row) -> Result<Cursor, tokio_postgres::Error> {
         seen: row.try_get(4)?,
         witness: witness(5)?,
         window,
-        foreign_position: row.try_get(14)?,
+        rebased_at: row.try_get(16)?,
     })
 }
 
@@ -121,18 +134,20 @@ pub const ADVANCE: &str = "
            next_witness_event_id       = moved.next_witness_event_id,
            next_witness_transaction_id = moved.next_witness_transaction_id,
            next_witness_position       = moved.next_witness_position,
+           next_seen                   = moved.next_seen,
            after_position              = moved.after_position,
            after_event_id              = moved.after_event_id,
-           foreign_position            = moved.foreign_position,
+           everything                  = moved.everything,
+           rebased_at                  = moved.rebased_at,
            moved_at                    = now()
       FROM unnest($1::smallint[], $2::bigint[], $3::bigint[], $4::integer[], $5::pg_snapshot[],
                   $6::uuid[], $7::xid8[], $8::bigint[],
-                  $9::pg_snapshot[], $10::uuid[], $11::xid8[], $12::bigint[], $13::bigint[], $14::uuid[],
-                  $15::bigint[])
+                  $9::pg_snapshot[], $10::uuid[], $11::xid8[], $12::bigint[], $13::pg_snapshot[],
+                  $14::bigint[], $15::uuid[], $16::boolean[], $17::timestamptz[])
                AS moved (lane, version, system_identifier, timeline, seen,
                          witness_event_id, witness_transaction_id, witness_position,
                          next, next_witness_event_id, next_witness_transaction_id, next_witness_position,
-                         after_position, after_event_id, foreign_position)
+                         next_seen, after_position, after_event_id, everything, rebased_at)
      WHERE cursor.lane    = moved.lane
        AND cursor.version = moved.version";
 
@@ -149,7 +164,9 @@ pub async fn advance(
     fn column<'a, T>(cursors: &'a [Cursor], of: impl FnMut(&'a Cursor) -> T) -> Vec<T> {
         cursors.iter().map(of).collect()
     }
-    let window = |c: &Cursor| c.window.clone();
+    fn window(cursor: &Cursor) -> Option<&Window> {
+        cursor.window.as_ref()
+    }
     transaction
         .execute(
             statement,
@@ -162,13 +179,15 @@ pub async fn advance(
                 &column(cursors, |c| c.witness.map(|w| w.event_id)),
                 &column(cursors, |c| c.witness.map(|w| w.transaction_id)),
                 &column(cursors, |c| c.witness.map(|w| w.position)),
-                &column(cursors, |c| window(c).map(|w| w.next)),
+                &column(cursors, |c| window(c).map(|w| &w.next)),
                 &column(cursors, |c| window(c).map(|w| w.witness.event_id)),
                 &column(cursors, |c| window(c).map(|w| w.witness.transaction_id)),
                 &column(cursors, |c| window(c).map(|w| w.witness.position)),
+                &column(cursors, |c| window(c).map(|w| &w.seen)),
                 &column(cursors, |c| window(c).map(|w| w.after.0)),
                 &column(cursors, |c| window(c).map(|w| w.after.1)),
-                &column(cursors, |c| c.foreign_position),
+                &column(cursors, |c| window(c).is_some_and(|w| w.everything)),
+                &column(cursors, |c| c.rebased_at),
             ],
         )
         .await

@@ -55,7 +55,7 @@ pub fn judge(cursor: &Cursor, identity: Identity, next: &Snapshot, answer: &Answ
     if identity.timeline < known.timeline {
         return Verdict::Behind { known: known.timeline, found: identity.timeline };
     }
-    if cursor.seen != Snapshot::NOTHING {
+    if cursor.witness.is_some() {
         if next.xmax() < cursor.seen.xmax() {
             return Verdict::Moved(Move::Rewound);
         }

@@ -4,24 +4,29 @@
 //! version it names is the one that the commit under way will leave. When a commit fails, everything here is forgotten
 //! and loaded again.
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
-use std::time::Instant;
+use std::collections::{BTreeMap, VecDeque};
+use std::time::{Duration, Instant};
 
 use shared::envelope::Envelope;
+use time::OffsetDateTime;
 use tokio_postgres::Client;
 use tokio_postgres::types::PgLsn;
 
 use super::cursor::Cursor;
 use super::history::{Move, Verdict, judge};
+use super::registrations::Registrations;
 use crate::handlers::Registry;
 use crate::jobs::store::NewJob;
 use crate::outbox::window::Snapshot;
 use crate::outbox::{
-    self, Answer, Evidence, Look, OutboxRow, Question, Range, Reading, SLICE_ROWS, START, Server, Slice,
+    self, Answer, Look, OutboxRow, Question, Range, Reading, SLICE_ROWS, START, Server, Slice,
 };
 
 /// A batch takes no further lane once it holds this many events.
 const BATCH_EVENTS: usize = 2 * SLICE_ROWS;
+
+/// How often a lane's cursor is kept.
+const CHECKPOINT: Duration = Duration::from_secs(60);
 
 /// A slice may hold a few rows more than planned, where positions repeat.
 const READ_LIMIT: usize = SLICE_ROWS + SLICE_ROWS / 8;
@@ -106,6 +111,14 @@ impl Lane {
     /// Everything before it has been handed over.
     fn seen(&self) -> &Snapshot {
         self.passed.as_ref().map_or(&self.cursor.seen, |passed| &passed.seen)
+    }
+
+    fn checkpoint_due(&mut self) -> bool {
+        let due = self.checkpointed.is_none_or(|at| at.elapsed() >= CHECKPOINT) && self.cursor.window.is_none();
+        if due {
+            self.checkpointed = Some(Instant::now());
+        }
+        due
     }
 
     fn question(&self) -> Question<'_> {
@@ -201,42 +214,63 @@ pub async fn anything(client: &Client, lanes: &BTreeMap<i16, Lane>) -> Result<bo
     }))
 }
 
+/// What a read needs beside the lanes.
+#[derive(Clone, Copy, Debug)]
+pub struct Reader<'a> {
+    /// The application database.
+    pub application: &'a Client,
+    /// What to do with events.
+    pub registry: &'a Registry,
+    /// Since when each handler is known.
+    pub registrations: &'a Registrations,
+}
+
 /// Reads the next batch. `turn` says at which lane to begin, so that each gets its turn under load.
 ///
 /// # Errors
 /// As [`outbox::look`]; the connection is then to be dropped, and the lanes loaded again.
 pub async fn batch(
-    client: &Client,
-    registry: &Registry,
+    reader: Reader<'_>,
     lanes: &mut BTreeMap<i16, Lane>,
     turn: &mut i16,
 ) -> Result<Found, outbox::Error> {
     let questions: Vec<_> = lanes.values().map(Lane::question).collect();
-    let (reading, look) = outbox::look(client, &questions).await?;
+    let (reading, look) = outbox::look(reader.application, &questions).await?;
     let mut answers = look.lanes.clone();
     answers.sort_unstable_by_key(|answer| (answer.lane < *turn, answer.lane));
 
     let mut batch = Batch::default();
-    let mut rows = Vec::new();
+    let mut reads = Vec::new();
     let mut unflushed = false;
+    let mut events = 0;
     for answer in answers {
-        if rows.len() >= BATCH_EVENTS {
+        if events >= BATCH_EVENTS {
             *turn = answer.lane;
             break;
         }
         let Some(lane) = lanes.get_mut(&answer.lane) else { continue };
         match read_lane(&reading, &look, &answer, lane).await? {
-            LaneRead::Rows(read) => {
-                rows.extend(read);
+            LaneRead::Rows(rows) => {
+                events += rows.len();
+                reads.push((lane.cursor.rebased_at, rows));
                 batch.cursors.push(lane.cursor.clone());
+                if lane.checkpoint_due() {
+                    batch.checkpoints.push(lane.cursor.clone());
+                }
                 lane.cursor.version += 1;
             }
-            LaneRead::Unflushed => unflushed = true,
+            LaneRead::Soon => unflushed = true,
             LaneRead::Nothing => {}
         }
     }
     // The handlers run while the answer to COMMIT is on its way.
-    let (ended, ()) = tokio::join!(reading.end(), async { handle(registry, &rows, &mut batch) });
+    let handling = async {
+        batch.jobs.reserve(events);
+        for (rebased_at, rows) in &reads {
+            handle(reader, *rebased_at, rows, &mut batch);
+        }
+    };
+    let (ended, ()) = tokio::join!(reading.end(), handling);
     ended?;
     Ok(match (batch.cursors.is_empty(), unflushed) {
         (false, _) => Found::Batch(batch),
@@ -247,12 +281,13 @@ pub async fn batch(
 
 enum LaneRead {
     Rows(Vec<OutboxRow>),
-    Unflushed,
+    /// Not now, but it will not take long.
+    Soon,
     Nothing,
 }
 
 fn verdict(lane: &Lane, look: &Look, answer: &Answer) -> Verdict {
-    judge(&lane.cursor, look.identity, &look.next, answer)
+    judge(&lane.cursor, look.server.identity, &look.next, answer)
 }
 
 /// Reads one lane's next rows and moves its cursor over them, here in memory.
@@ -268,6 +303,7 @@ async fn read_lane(
             tracing::warn!(lane = lane.cursor.lane, "the open window's history is gone; reading again from its start");
             lane.cursor.window = None;
             lane.slices.clear();
+            lane.gate = None;
             None
         }
         Verdict::Behind { known, found } => Some(Trouble::Behind { known, found }),
@@ -276,6 +312,12 @@ async fn read_lane(
     if lane.trouble.is_some() {
         return Ok(LaneRead::Nothing);
     }
+    if lane.passed.as_ref().is_some_and(|passed| passed.server != look.server) {
+        // What was counted began at a place that is worth nothing any more.
+        lane.passed = None;
+        return Ok(LaneRead::Soon);
+    }
+    let everything = lane.cursor.window.as_ref().map_or(lane.cursor.is_nowhere(), |window| window.everything);
     let next = match (lane.gate.take(), &lane.cursor.window) {
         (Some(gate), _) if look.flush_lsn >= gate.lsn || Instant::now() >= gate.until => {
             lane.flushed = Some(gate.next.clone());
@@ -283,69 +325,68 @@ async fn read_lane(
         }
         (Some(gate), _) => {
             lane.gate = Some(gate);
-            return Ok(LaneRead::Unflushed);
+            return Ok(LaneRead::Soon);
         }
         (None, Some(window)) => window.next.clone(),
-        (None, None) if answer.waiting == 0 => return Ok(LaneRead::Nothing),
+        (None, None) if answer.waiting == 0 && !(everything && answer.any) => return Ok(LaneRead::Nothing),
         (None, None) => look.next.clone(),
     };
 
-    let cursor = &lane.cursor;
-    let after = cursor.window.as_ref().map_or(START, |window| window.after);
-    let range = Range { lane: cursor.lane, seen: &cursor.seen, next: &next, after };
-    let sliced = cursor.window.is_some() || answer.waiting > SLICE_ROWS;
+    let after = lane.cursor.window.as_ref().map_or(START, |window| window.after);
+    let seen = if lane.cursor.window.is_some() { lane.cursor.seen.clone() } else { lane.seen().clone() };
+    let range = Range { lane: answer.lane, seen: &seen, next: &next, everything, after, xmax: look.next.xmax() };
+    let sliced = lane.cursor.window.is_some() || everything || answer.waiting > SLICE_ROWS;
     if sliced && lane.slices.is_empty() {
         lane.slices = reading.plan(&range).await?.into();
     }
     let slice = if sliced { lane.slices.front().copied() } else { Some(Slice::ALL) };
-    let (rows, whole) = match slice {
+    let read = match slice {
         Some(slice) => reading.rows(&range, slice, lane.limit).await?,
-        None => (Vec::new(), true),
+        None => outbox::Read { whole: true, ..outbox::Read::default() },
     };
 
-    if lane.flushed.as_ref() != Some(&next) && rows.iter().any(|row| !row.durable_at_commit) {
+    if lane.flushed.as_ref() != Some(&next) && read.rows.iter().any(|row| !row.durable_at_commit) {
         if look.flush_lsn < look.insert_lsn {
             lane.gate = Some(Gate { next, lsn: look.insert_lsn, until: Instant::now() + look.flush_bound });
-            return Ok(LaneRead::Unflushed);
+            return Ok(LaneRead::Soon);
         }
         lane.flushed = Some(next.clone());
     }
-    lane.limit = if whole { (lane.limit * 2).min(READ_LIMIT) } else { rows.len().max(1) };
-    if whole {
+    lane.limit = if read.whole { (lane.limit * 2).min(READ_LIMIT) } else { read.rows.len().max(1) };
+    let finished = read.whole && lane.slices.len() <= 1;
+    let window = match &lane.cursor.window {
+        Some(window) => Some(window.clone()),
+        None => {
+            let evidence = if finished { read.strongest } else { reading.evidence(&range).await? };
+            evidence.map(|evidence| lane.cursor.open(next, everything, evidence, after))
+        }
+    };
+    if read.whole {
         lane.slices.pop_front();
     }
+    let Some(mut window) = window else { return Ok(LaneRead::Nothing) };
 
-    let finished = whole && lane.slices.is_empty();
-    let witness = match &cursor.window {
-        Some(window) => Some(window.witness),
-        None if finished => greatest(&rows, cursor.foreign_position),
-        None => reading.witness(&range, cursor.foreign_position).await?,
+    window.after = read.last.unwrap_or(window.after);
+    let before = lane.cursor.seen.clone();
+    let next = window.next.clone();
+    lane.cursor = match finished {
+        true => lane.cursor.close(window),
+        false => Cursor { window: Some(window), ..lane.cursor.clone() },
     };
-    let mut moved = match (finished, witness, rows.last()) {
-        (false, Some(witness), Some(last)) => {
-            let after = (last.envelope.position, last.envelope.event_id);
-            Cursor { window: Some(Window { next, witness, after }), ..cursor.clone() }
-        }
-        (false, _, _) => cursor.clone(),
-        (true, witness, _) => cursor.close(&next, witness),
-    };
-    moved.identity = Some(look.identity);
-    lane.cursor = moved;
-    Ok(LaneRead::Rows(rows))
+    lane.cursor.identity = Some(look.server.identity);
+    lane.passed = None;
+    if finished && lane.cursor.seen == before && look.flush_lsn >= look.insert_lsn {
+        lane.passed = Some(Passed { server: look.server, seen: next });
+    }
+    Ok(LaneRead::Rows(read.rows))
 }
 
-fn greatest(rows: &[OutboxRow], foreign_position: i64) -> Option<Witness> {
-    rows.iter()
-        .filter(|row| row.envelope.position > foreign_position)
-        .max_by_key(|row| row.transaction_id)
-        .map(OutboxRow::witness)
-}
-
-fn handle(registry: &Registry, rows: &[OutboxRow], batch: &mut Batch) {
-    batch.events = rows.len();
-    batch.jobs.reserve(rows.len());
+fn handle(reader: Reader<'_>, rebased_at: Option<OffsetDateTime>, rows: &[OutboxRow], batch: &mut Batch) {
+    batch.events += rows.len();
     for OutboxRow { envelope, .. } in rows {
-        for handled in registry.publish(envelope) {
+        let past = rebased_at.is_some_and(|at| envelope.occurred_at < at);
+        let wanted = |handler: &str| !past || reader.registrations.covers(handler, envelope.occurred_at);
+        for handled in reader.registry.publish_to(envelope, wanted) {
             match handled.outcome {
                 Ok(jobs) => {
                     batch.jobs.extend(jobs.into_iter().map(|job| NewJob::new(envelope, handled.handler, 0, job)));

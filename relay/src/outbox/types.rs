@@ -54,3 +54,15 @@ impl ToSql for Snapshot {
     accepts!(PG_SNAPSHOT);
     to_sql_checked!();
 }
+
+/// `xid`: the low 32 bits of a transaction id, as in a row's `xmin`.
+#[derive(Clone, Copy, Debug)]
+pub struct Xid(pub u32);
+
+impl<'a> FromSql<'a> for Xid {
+    fn from_sql(_: &Type, mut raw: &'a [u8]) -> Result<Self> {
+        Ok(Self(raw.try_get_u32()?))
+    }
+
+    accepts!(XID);
+}

@@ -31,6 +31,9 @@ pub struct Snapshot {
 }
 
 impl Snapshot {
+    /// Above every transaction id that a row can bear: the window of everything reaches up to here.
+    pub const END: TransactionId = TransactionId(i64::MAX as u64);
+
     /// The snapshot in which nothing has finished: `1:1:`.
     pub const NOTHING: Self = Self { xmax: TransactionId(1), xip: Vec::new() };
 
@@ -69,13 +72,27 @@ impl Snapshot {
     }
 
     /// What a cursor at `self` may keep once the window up to `next` has been handed over: no more than it has evidence
-    /// for. `witness` is the greatest transaction id among the rows of the window. Its commit shows that every lower id
-    /// had been given out, on any history that has this row; ids above it may be given out again after a failover.
+    /// for. `vouched` is the greatest id that a row of the window [vouches](vouched) for; ids above it may be given out
+    /// again after a failover.
     #[must_use]
-    pub fn cut(&self, next: &Self, witness: TransactionId) -> Self {
-        let xmax = self.xmax.max(witness.next());
+    pub fn cut(&self, next: &Self, vouched: TransactionId) -> Self {
+        let xmax = self.xmax.max(vouched.next());
         Self { xmax, xip: next.xip.iter().copied().filter(|id| *id < xmax).collect() }
     }
+}
+
+/// The transaction (or subtransaction) that put a row where it is, from the row's `xmin`: its low 32 bits, below `xmax`.
+pub fn inserter(xmin: u32, xmax: TransactionId) -> TransactionId {
+    let id = (xmax.0 & !0xffff_ffff) | u64::from(xmin);
+    TransactionId(if id < xmax.0 { id } else { id.saturating_sub(1 << 32) })
+}
+
+/// Up to which id a row vouches that all had been given out, on any history that has this row. Normally the row's own
+/// transaction id. A row that came by a dump or by replication bears an id of another history, and vouches only for
+/// what had been given out when it was put here. (A row written under a savepoint was put here by a later id than its
+/// own.)
+pub fn vouched(transaction_id: TransactionId, inserter: TransactionId) -> TransactionId {
+    transaction_id.min(inserter)
 }
 
 impl fmt::Display for Snapshot {
@@ -112,6 +129,17 @@ mod tests {
     fn snapshots_are_written_as_postgresql_writes_them() {
         assert_eq!(Snapshot::NOTHING.to_string(), "1:1:");
         assert_eq!(Snapshot::new(id(20), vec![id(14), id(10), id(14), id(25)]).to_string(), "10:20:10,14");
+    }
+
+    #[test]
+    fn a_row_vouches_for_no_more_than_was_given_out_when_it_came() {
+        let epoch = 1 << 32;
+        assert_eq!(inserter(700, id(1000)), id(700));
+        assert_eq!(inserter(700, id(epoch + 1000)), id(epoch + 700));
+        assert_eq!(inserter(5000, id(epoch + 1000)), id(5000));
+        assert_eq!(inserter(2000, id(1000)), id(0), "from no history that this can be");
+        assert_eq!(vouched(id(900), id(905)), id(900), "written under a savepoint");
+        assert_eq!(vouched(id(90_000), id(740)), id(740), "loaded from a dump");
     }
 
     /// What a naive reader that remembers every transaction would do, against the window that remembers two snapshots.
