@@ -1,0 +1,157 @@
+//! Rows as evidence: which row of a window vouches for most, and which rows are still there.
+
+use time::OffsetDateTime;
+use tokio_postgres::Row;
+use tokio_postgres::types::Type;
+use uuid::Uuid;
+
+use super::types::Xid;
+use super::window::{TransactionId, inserter, vouched};
+use super::{Error, PATIENCE, Range, Reading, Witness};
+use crate::postgres::within;
+
+/// A row that can be a witness, and up to which transaction id it vouches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Evidence {
+    /// The row.
+    pub witness: Witness,
+    /// See [`window::vouched`].
+    pub vouched: TransactionId,
+}
+
+/// `witness`: the row of a window with the greatest transaction id.
+pub const WITNESS: &str = "
+    SELECT event_id, transaction_id, position, inserter
+      FROM (SELECT event_id, transaction_id, position, xmin AS inserter
+              FROM aftercommit.outbox
+             WHERE lane = $1
+               AND transaction_id >= $2
+               AND transaction_id <  $3
+               AND pg_visible_in_snapshot(transaction_id, $4)
+             UNION ALL
+            SELECT event_id, transaction_id, position, xmin AS inserter
+              FROM aftercommit.outbox
+             WHERE lane = $1
+               AND transaction_id = ANY ($5)) AS snapshot_window
+     ORDER BY transaction_id DESC
+     LIMIT 1";
+
+/// `present`: which rows are there, one answer each, in order.
+const PRESENT: &str = "
+    SELECT EXISTS (SELECT
+                     FROM aftercommit.outbox AS row
+                    WHERE row.event_id       = witness.event_id
+                      AND row.transaction_id = witness.transaction_id
+                      AND row.position       = witness.position)
+      FROM unnest($1::uuid[], $2::xid8[], $3::bigint[])
+           WITH ORDINALITY AS witness (event_id, transaction_id, position, number)
+     ORDER BY number";
+
+/// `absent`: which events are not there.
+const ABSENT: &str = "
+    SELECT event_id
+      FROM unnest($1::uuid[]) AS lost (event_id)
+     WHERE NOT EXISTS (SELECT FROM aftercommit.outbox AS row WHERE row.event_id = lost.event_id)";
+
+/// `newest`: the time of the newest event by id.
+const NEWEST: &str = "SELECT occurred_at FROM aftercommit.outbox ORDER BY event_id DESC LIMIT 1";
+
+impl Reading<'_> {
+    /// The row of a window with the greatest transaction id, as evidence. In a window of everything, rows with ids that
+    /// this history has given out go first: they vouch for more.
+    ///
+    /// # Errors
+    /// Whatever PostgreSQL says.
+    pub async fn evidence(&self, range: &Range<'_>) -> Result<Option<Evidence>, Error> {
+        if range.everything {
+            let own = Range { everything: false, ..range.clone() };
+            if let Some(evidence) = self.greatest(&own).await? {
+                return Ok(Some(evidence));
+            }
+        }
+        self.greatest(range).await
+    }
+
+    async fn greatest(&self, range: &Range<'_>) -> Result<Option<Evidence>, Error> {
+        let (low, high, upper, ended) = range.bounds();
+        let rows = within(
+            PATIENCE,
+            self.client.query_typed(
+                WITNESS,
+                &[
+                    (&range.lane, Type::INT2),
+                    (&low, Type::XID8),
+                    (&high, Type::XID8),
+                    (&upper, Type::PG_SNAPSHOT),
+                    (&ended, Type::XID8_ARRAY),
+                ],
+            ),
+        )
+        .await?;
+        let evidence = |row: &Row| {
+            let transaction_id = row.try_get(1)?;
+            let Xid(xmin) = row.try_get(3)?;
+            Ok::<_, tokio_postgres::Error>(Evidence {
+                witness: Witness { event_id: row.try_get(0)?, transaction_id, position: row.try_get(2)? },
+                vouched: vouched(transaction_id, inserter(xmin, range.xmax)),
+            })
+        };
+        Ok(rows.first().map(evidence).transpose()?)
+    }
+
+    /// Which of these rows are there.
+    ///
+    /// # Errors
+    /// Whatever PostgreSQL says.
+    pub async fn present(&self, witnesses: &[Witness]) -> Result<Vec<bool>, Error> {
+        let columns = Witnesses::new(witnesses.iter().copied().map(Some));
+        let rows = within(
+            PATIENCE,
+            self.client.query_typed(
+                PRESENT,
+                &[
+                    (&columns.event_ids, Type::UUID_ARRAY),
+                    (&columns.transaction_ids, Type::XID8_ARRAY),
+                    (&columns.positions, Type::INT8_ARRAY),
+                ],
+            ),
+        )
+        .await?;
+        Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
+    }
+
+    /// Those of these events that are not there.
+    ///
+    /// # Errors
+    /// Whatever PostgreSQL says.
+    pub async fn absent(&self, event_ids: &[Uuid]) -> Result<Vec<Uuid>, Error> {
+        let rows = within(PATIENCE, self.client.query_typed(ABSENT, &[(&event_ids, Type::UUID_ARRAY)])).await?;
+        Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
+    }
+
+    /// When the newest event by id happened.
+    ///
+    /// # Errors
+    /// Whatever PostgreSQL says.
+    pub async fn newest(&self) -> Result<Option<OffsetDateTime>, Error> {
+        let rows = within(PATIENCE, self.client.query_typed(NEWEST, &[])).await?;
+        Ok(rows.first().map(|row| row.try_get(0)).transpose()?)
+    }
+}
+
+/// Witnesses as columns, for `unnest`.
+pub(super) struct Witnesses {
+    pub(super) event_ids: Vec<Option<Uuid>>,
+    pub(super) transaction_ids: Vec<Option<TransactionId>>,
+    pub(super) positions: Vec<Option<i64>>,
+}
+
+impl Witnesses {
+    pub(super) fn new(witnesses: impl Iterator<Item = Option<Witness>> + Clone) -> Self {
+        Self {
+            event_ids: witnesses.clone().map(|w| w.map(|w| w.event_id)).collect(),
+            transaction_ids: witnesses.clone().map(|w| w.map(|w| w.transaction_id)).collect(),
+            positions: witnesses.map(|w| w.map(|w| w.position)).collect(),
+        }
+    }
+}
