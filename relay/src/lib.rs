@@ -15,3 +15,8 @@ pub mod outbox;
 pub mod dispatch;
 pub mod handlers;
 pub mod jobs;
+pub mod deliver;
+pub mod databases;
+pub mod text;
+pub mod replay;
+pub mod status;

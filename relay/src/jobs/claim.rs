@@ -48,6 +48,30 @@ pub struct ClaimedJob {
     pub(crate) place: Mark,
 }
 
+#[cfg(test)]
+impl ClaimedJob {
+    /// A first try, for unit tests.
+    pub(crate) fn for_tests(args: &str) -> Self {
+        Self {
+            job_id: Uuid::from_u128(0x0189_0a5d_ac96_8c34_a21f_d62e29c9cbc6),
+            event_id: Uuid::from_u128(1),
+            handler: "handler".to_owned(),
+            kind: "email".to_owned(),
+            args: args.to_owned(),
+            metadata: "{}".to_owned(),
+            occurred_at: OffsetDateTime::from_unix_timestamp(1_700_000_000).ok(),
+            claim: 1,
+            claimed_by: Uuid::from_u128(2),
+            attempt: 1,
+            retry: RetryPolicy::default(),
+            retry_interval: None,
+            crash_count: 0,
+            expired: false,
+            place: super::low_water::FRONT,
+        }
+    }
+}
+
 macro_rules! claim_from {
     ($ready:literal) => {
         concat!(

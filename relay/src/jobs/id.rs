@@ -41,8 +41,12 @@ mod tests {
     #[test]
     fn golden_values() {
         let event_id = Uuid::parse_str("01890a5d-ac96-774b-bcce-b302099a8057").unwrap();
-        let ids = [("send_welcome_email", "email", 0), ("send_welcome_email", "email", 1), ("send_welcome_emai", "lemail", 0)]
-            .map(|(handler, name, generation)| job_id(event_id, handler, name, generation).to_string());
+        let ids = [
+            ("send_welcome_email", "email", 0),
+            ("send_welcome_email", "email", 1),
+            ("send_welcome_emai", "lemail", 0),
+        ]
+        .map(|(handler, name, generation)| job_id(event_id, handler, name, generation).to_string());
         assert_eq!(
             ids,
             [
