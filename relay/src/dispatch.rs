@@ -16,6 +16,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use shared::database_url::DatabaseUrl;
+use shared::migrate::standing::Standing;
 use tokio::sync::watch;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
@@ -25,7 +26,7 @@ use crate::health::Health;
 use crate::postgres::{self, within};
 use crate::replay::at_start;
 use crate::wake::Bell;
-use crate::{outbox, retry};
+use crate::{outbox, retry, schema};
 use commit::Statements;
 use read::{Batch, Found, Lane, Reader, Trouble};
 use registrations::Registrations;
@@ -65,6 +66,8 @@ enum Error {
     Application(outbox::Error),
     #[error("jobs database: {0}")]
     Jobs(postgres::Error),
+    #[error("jobs database: {0}")]
+    Schema(Standing),
     #[error(transparent)]
     Commit(#[from] commit::Error),
 }
@@ -169,6 +172,11 @@ impl Worker {
         let application = postgres::application(&context.application, &context.name).await;
         let application = application.map_err(|error| Error::Application(error.into()))?;
         let jobs = postgres::jobs(&context.jobs, &context.name).await.map_err(Error::Jobs)?;
+        outbox::refuse_subscriber(&application).await?;
+        match within(PATIENCE, schema::standing(&jobs)).await.map_err(Error::Jobs)? {
+            Standing::Fits => {}
+            other => return Err(Error::Schema(other)),
+        }
         let statements = within(PATIENCE, Statements::prepare(&jobs)).await.map_err(Error::Jobs)?;
         let registering = registrations::register(&jobs, context.registry.names());
         let registrations = within(PATIENCE, registering).await.map_err(Error::Jobs)?;

@@ -49,6 +49,12 @@ pub enum Error {
          the relay reads from the primary, and goes on by itself if this server is promoted"
     )]
     Standby,
+    /// Rows arrive there in another order than they were committed in.
+    #[error(
+        "the outbox is the target of a logical replication subscription, where rows arrive with the ids of another \
+         cluster; the relay goes on by itself once the subscription is dropped"
+    )]
+    Subscribed,
 }
 
 impl From<tokio_postgres::Error> for Error {
@@ -84,6 +90,20 @@ pub struct Server {
     pub identity: Identity,
     /// When it was started.
     pub started: OffsetDateTime,
+}
+
+/// `subscribed`: whether the outbox is filled by logical replication.
+const SUBSCRIBED: &str = "
+    SELECT EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = 'aftercommit.outbox'::regclass)";
+
+/// Refuses an outbox that logical replication fills. To be asked on each new connection.
+///
+/// # Errors
+/// [`Error::Subscribed`], or whatever PostgreSQL says.
+pub async fn refuse_subscriber(client: &Client) -> Result<(), Error> {
+    let rows = within(PATIENCE, client.query_typed(SUBSCRIBED, &[])).await?;
+    let subscribed = rows.first().map(|row| row.try_get(0)).transpose()?.unwrap_or(false);
+    if subscribed { Err(Error::Subscribed) } else { Ok(()) }
 }
 
 /// An outbox row as read.
