@@ -113,6 +113,12 @@ impl DatabaseServer {
         Ok(Arc::new(Self { cluster, password, templates: OnceCell::new(), made: AtomicU32::new(0) }))
     }
 
+    /// A cluster that has the roles already, such as a copy of another: with the password that they have there.
+    pub fn adopt(cluster: Cluster, password: &str) -> Arc<Self> {
+        let (templates, made) = (OnceCell::new(), AtomicU32::new(0));
+        Arc::new(Self { cluster, password: password.to_owned(), templates, made })
+    }
+
     /// The server that all tests of this program share. It does not survive a power cut, and need not.
     pub async fn shared() -> Result<Arc<Self>> {
         static SHARED: OnceCell<Arc<DatabaseServer>> = OnceCell::const_new();
@@ -133,6 +139,11 @@ impl DatabaseServer {
         &self.cluster
     }
 
+    /// The password of our roles.
+    pub fn password(&self) -> &str {
+        &self.password
+    }
+
     /// The URL of one of its databases.
     pub fn url(&self, database: &str, role: Role) -> String {
         match role {
@@ -144,7 +155,12 @@ impl DatabaseServer {
     /// A database by its name, made empty for the owner unless it is there.
     pub async fn database(self: &Arc<Self>, name: &str) -> Result<Database> {
         self.create_database(name).await?;
-        Ok(Database { server: self.clone(), name: name.to_owned() })
+        Ok(self.existing(name))
+    }
+
+    /// A database that is there, by its name.
+    pub fn existing(self: &Arc<Self>, name: &str) -> Database {
+        Database { server: self.clone(), name: name.to_owned(), through: None }
     }
 
     async fn create_database(&self, name: &str) -> Result<()> {
@@ -165,7 +181,7 @@ impl DatabaseServer {
         let owner = Role::Owner.name();
         client.batch_execute(&format!("CREATE DATABASE {name} TEMPLATE {template} OWNER {owner}")).await?;
         copy_grants(&client, template, &name).await?;
-        Ok(Database { server: self.clone(), name })
+        Ok(self.existing(&name))
     }
 
     async fn make_templates(&self) -> Result<()> {
@@ -225,6 +241,7 @@ async fn copy_grants(client: &Client, template: &str, clone: &str) -> Result<()>
 pub struct Database {
     server: Arc<DatabaseServer>,
     name: String,
+    through: Option<u16>,
 }
 
 impl Database {
@@ -238,9 +255,19 @@ impl Database {
         &self.server
     }
 
+    /// The same database at another port, such as a [`Forwarder`](crate::forwarder::Forwarder)'s.
+    #[must_use]
+    pub fn through(&self, port: u16) -> Self {
+        Self { through: Some(port), ..self.clone() }
+    }
+
     /// The URL for a role.
     pub fn url(&self, role: Role) -> String {
-        self.server.url(&self.name, role)
+        let url = self.server.url(&self.name, role);
+        match self.through {
+            Some(port) => url.replace(&format!(":{}/", self.server.cluster.port()), &format!(":{port}/")),
+            None => url,
+        }
     }
 
     /// A session of a role's.

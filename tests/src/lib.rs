@@ -7,6 +7,8 @@ pub mod leash;
 pub mod broom;
 pub mod postgres;
 pub mod databases;
+pub mod copies;
+pub mod forwarder;
 pub mod http;
 pub mod page;
 pub mod process;
