@@ -16,6 +16,7 @@ pub mod dispatch;
 pub mod handlers;
 pub mod jobs;
 pub mod deliver;
+pub mod mail;
 pub mod databases;
 pub mod text;
 pub mod replay;

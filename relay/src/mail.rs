@@ -1,0 +1,160 @@
+//! The kind `email`: one mail to one recipient, rendered when it is sent.
+//!
+//! What a mail says follows from its job alone (and from templates and keys): Message-ID, Date, MIME boundary and token
+//! are the same at every attempt, so that a mail sent twice is the same mail twice. Secrets are made here and stored
+//! nowhere. No address is ever logged.
+
+pub mod args;
+pub mod template;
+pub mod message;
+pub mod target;
+pub mod mailbox;
+pub mod smtp;
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use shared::public_url::PublicUrl;
+use shared::redact::redact;
+use shared::token::KeyRing;
+
+use crate::deliver::{ClaimedJob, Failure, Kind, Lease, Outcome};
+use args::EmailArgs;
+use message::Sender;
+use smtp::Smtp;
+use target::Target;
+use template::Templates;
+
+/// What the kind needs to be told.
+#[derive(Debug)]
+pub struct Settings {
+    /// Who the mail is from.
+    pub from: Sender,
+    /// Where mail goes.
+    pub target: Target,
+    /// Where links lead.
+    pub public_url: PublicUrl,
+    /// What verification links are signed with.
+    pub keys: KeyRing,
+    /// How long a verification link works, counted from the event.
+    pub link_ttl: Duration,
+    /// Mails under way at the same time.
+    pub connections: usize,
+}
+
+/// Where a mail goes.
+enum Transport {
+    Smtp(Smtp),
+    Mailbox(PathBuf),
+}
+
+/// See the module.
+pub struct Email {
+    settings: Settings,
+    templates: Templates,
+    transport: Transport,
+}
+
+/// Why mail can't be sent with these settings or templates.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// A template does not render.
+    #[error(transparent)]
+    Template(#[from] template::TemplateError),
+    /// The certificate authorities can't be used.
+    #[error("SMTP_URL: the certificate authorities: {0}")]
+    Tls(String),
+    /// The mailbox directory can't be made.
+    #[error("SMTP_URL: the mailbox directory {path}: {error}")]
+    Mailbox {
+        /// The directory.
+        path: String,
+        /// What is wrong.
+        error: std::io::Error,
+    },
+}
+
+impl Email {
+    /// Checks everything that can be checked before there is a mail: templates, certificates, the mailbox.
+    ///
+    /// # Errors
+    /// What is wrong.
+    pub fn new(settings: Settings) -> Result<Arc<Self>, StartError> {
+        let templates = Templates::load()?;
+        let transport = match &settings.target {
+            Target::Smtp(server) => Transport::Smtp(Smtp::new(server.clone()).map_err(StartError::Tls)?),
+            Target::Mailbox(directory) => {
+                std::fs::create_dir_all(directory)
+                    .map_err(|error| StartError::Mailbox { path: directory.display().to_string(), error })?;
+                Transport::Mailbox(directory.clone())
+            }
+        };
+        Ok(Arc::new(Self { settings, templates, transport }))
+    }
+
+    /// Renders a job's mail; what fails here fails at every attempt.
+    fn compose(&self, job: &ClaimedJob) -> Result<message::Mail, Failure> {
+        let args = EmailArgs::read(&job.args).map_err(|error| Failure::permanent(error.to_string()))?;
+        let occurred_at =
+            job.occurred_at.ok_or_else(|| Failure::permanent("occurred_at is outside the years 1970 to 9999"))?;
+        let content = self
+            .templates
+            .render(&args, &self.settings, occurred_at)
+            .map_err(|error| Failure::permanent(error.to_string()))?;
+        message::build(&self.settings.from, &args.to, &content, job.job_id, occurred_at)
+            .map_err(|error| Failure::permanent(error.to_string()))
+    }
+}
+
+#[async_trait::async_trait]
+impl Kind for Email {
+    fn name(&self) -> &'static str {
+        "email"
+    }
+
+    fn concurrency(&self) -> usize {
+        self.settings.connections
+    }
+
+    async fn perform(&self, job: &ClaimedJob, lease: &Lease) -> Outcome {
+        let mail = match self.compose(job) {
+            Ok(mail) => mail,
+            Err(failure) => return Outcome::Failed(failure),
+        };
+        let outcome = match &self.transport {
+            Transport::Smtp(smtp) => smtp.send(&mail, lease).await,
+            Transport::Mailbox(directory) => mailbox::deliver(directory, &mail, lease).await,
+        };
+        match outcome {
+            Outcome::Failed(failure) => {
+                Outcome::Failed(Failure { error: without(&failure.error, &mail.to), ..failure })
+            }
+            Outcome::Away(reason) => Outcome::Away(without(&reason, &mail.to)),
+            other => other,
+        }
+    }
+}
+
+/// An error text without the recipient: servers like to quote it, in whole or in part.
+fn without(text: &str, address: &str) -> String {
+    let mut text = redact(text);
+    let domain = address.rsplit_once('@').map_or(address, |(_, domain)| domain);
+    // ASCII case folding keeps byte positions.
+    let needle = domain.to_ascii_lowercase();
+    while let Some(at) = text.to_ascii_lowercase().find(&needle) {
+        text.replace_range(at..at + needle.len(), "…");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_server_says_of_the_recipient_is_not_kept() {
+        let said = "550 5.1.1 <Ada@Example.org>: no ada at EXAMPLE.org (mx.example.org)";
+        assert_eq!(without(said, "ada@example.org"), "550 5.1.1 …@… no ada at … (mx.…)");
+    }
+}

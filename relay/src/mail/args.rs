@@ -1,0 +1,154 @@
+//! What an email job's `args` say, checked again: rows are written by any language.
+
+use serde::Deserialize;
+use shared::display_name::{DisplayName, DisplayNameError};
+use shared::email_address::{EmailAddress, EmailAddressError};
+use shared::redact::redact;
+use uuid::Uuid;
+
+/// The arguments of an email job.
+pub struct EmailArgs {
+    /// Which mail.
+    pub template: String,
+    /// In which language, if there is a template in it.
+    pub locale: String,
+    /// To whom.
+    pub to: EmailAddress,
+    /// The recipient's address as the user's row has it; what the token is for.
+    pub address: String,
+    /// What to call the recipient, if that can be said in a mail.
+    pub name: Option<String>,
+    /// Whose account it is about.
+    pub user_id: Uuid,
+}
+
+/// Why the arguments are of no use. No message holds a value.
+#[derive(Debug, thiserror::Error)]
+pub enum ArgsError {
+    /// Not the JSON that it should be.
+    #[error("args can't be read: {}", redact(&.0.to_string()))]
+    Json(#[from] serde_json::Error),
+    /// The address is none.
+    #[error("args.to {0}")]
+    Address(#[from] EmailAddressError),
+    /// The name would do harm.
+    #[error("args.name {0}")]
+    Name(DisplayNameError),
+}
+
+#[derive(Deserialize)]
+struct Raw {
+    template: String,
+    #[serde(default = "english")]
+    locale: String,
+    to: String,
+    #[serde(default)]
+    name: String,
+    user_id: Uuid,
+}
+
+fn english() -> String {
+    "en".to_owned()
+}
+
+impl EmailArgs {
+    /// Reads and checks them.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn read(json: &str) -> Result<Self, ArgsError> {
+        let Raw { template, locale, to, name, user_id } = serde_json::from_str(json)?;
+        let name = match DisplayName::parse(&name) {
+            Ok(name) => greeting(name.as_str()),
+            // Nobody is kept from a mail by a name that is missing or long.
+            Err(DisplayNameError::Empty | DisplayNameError::TooLong) => None,
+            Err(error @ DisplayNameError::Unsafe) => return Err(ArgsError::Name(error)),
+        };
+        Ok(Self { template, locale, to: EmailAddress::parse(&to)?, address: to, name, user_id })
+    }
+}
+
+/// A name as it may stand in a mail. Mail programs make links of what looks like one, and a name is chosen by whoever
+/// registers somebody else's address: what could become a link is written so that it does not, or left out.
+fn greeting(name: &str) -> Option<String> {
+    let scheme = |c: char| matches!(c, '/' | '\\' | '@' | ':' | '\u{ff0f}' | '\u{ff20}' | '\u{ff1a}');
+    if name.contains(scheme) || name.to_lowercase().contains("www.") {
+        return None;
+    }
+    let mut out = String::with_capacity(name.len() + 8);
+    let mut letters = name.chars().peekable();
+    while let Some(c) = letters.next() {
+        out.push(c);
+        // A dot with something right behind it is how a host name looks; "J.R." reads as well as "J. R.".
+        let dot = matches!(c, '.' | '\u{3002}' | '\u{ff0e}' | '\u{ff61}' | '\u{2024}');
+        if dot && letters.peek().is_some_and(|next| !next.is_whitespace()) {
+            out.push(' ');
+        }
+    }
+    Some(out)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+    use serde_json::json;
+
+    fn args(to: &str, name: &str) -> String {
+        json!({ "template": "welcome", "to": to, "name": name, "user_id": Uuid::nil() }).to_string()
+    }
+
+    #[test]
+    fn good_arguments_are_read() {
+        let read = EmailArgs::read(&args("Ada@Example.org", "Ada")).unwrap();
+        assert_eq!(
+            (read.locale.as_str(), read.to.as_str(), read.address.as_str()),
+            ("en", "Ada@example.org", "Ada@Example.org")
+        );
+        assert_eq!(read.name.as_deref(), Some("Ada"));
+    }
+
+    #[test]
+    fn bad_ones_are_refused_without_being_quoted() {
+        for (json, expected) in [
+            ("{}".to_owned(), "missing field"),
+            ("[[[".to_owned(), "args can't be read"),
+            (format!("{{\"other\":{}", "[".repeat(100_000)), "args can't be read"),
+            (args("canary\r\nBcc: x@y.zz", "Ada"), "args.to must be one address"),
+            (args("ada@example.org", "canary\r\nX: y"), "args.name must not hold"),
+            (args("ada@example.org", "canary\u{202e}"), "args.name must not hold"),
+            (json!({ "template": "welcome", "to": 5, "user_id": "canary" }).to_string(), "args can't be read"),
+        ] {
+            let Err(error) = EmailArgs::read(&json) else { panic!("{json}") };
+            let told = error.to_string();
+            assert!(told.contains(expected) && !told.contains("canary"), "{told}");
+        }
+    }
+
+    #[test]
+    fn no_name_becomes_a_link() {
+        for (name, expected) in [
+            ("Ada Lovelace", Some("Ada Lovelace")),
+            ("J.R.R. Tolkien", Some("J. R. R. Tolkien")),
+            ("evil.example", Some("evil. example")),
+            ("https://evil.example", None),
+            ("mailto:x", None),
+            ("a@evil.example", None),
+            ("WWW.evil", None),
+        ] {
+            assert_eq!(greeting(name).as_deref(), expected, "{name}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn no_dot_touches_what_follows(name in "\\PC{0,40}") {
+            if let Some(greeting) = greeting(&name) {
+                prop_assert!(!greeting.contains("://"));
+                for (dot, next) in greeting.chars().zip(greeting.chars().skip(1)) {
+                    prop_assert!(dot != '.' || next.is_whitespace());
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,197 @@
+//! Making a connection: TCP, TLS, EHLO, AUTH. Whatever goes wrong here is about the server, never about a mail.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
+use lettre::transport::smtp::commands::{Auth, Ehlo, Starttls};
+use lettre::transport::smtp::extension::{ClientId, Extension, ServerInfo};
+use rustls::pki_types::pem::PemObject;
+use rustls::pki_types::{CertificateDer, ServerName};
+use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
+
+use super::super::target::{SmtpServer, TlsMode};
+use super::reply::Reply;
+use super::verdict::{Phase, Trouble};
+use super::wire::{Stream, Wire, lost, within};
+
+/// The bound on each step.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Limits {
+    connect: Duration,
+    /// The first words, EHLO, AUTH, MAIL and RCPT.
+    pub(super) command: Duration,
+    /// DATA, up to 354.
+    pub(super) data: Duration,
+    /// Writing the mail.
+    pub(super) body: Duration,
+    /// The answer to the final dot. Giving up here sends the mail twice, so it is the ten minutes of RFC 5321.
+    pub(super) dot: Duration,
+}
+
+impl Limits {
+    fn new(all: Option<Duration>) -> Self {
+        let or = |seconds| all.unwrap_or(Duration::from_secs(seconds));
+        Self { connect: or(10), command: or(60), data: or(120), body: or(180), dot: or(600) }
+    }
+}
+
+/// A connection that mail can be sent on.
+pub(super) struct Connection {
+    pub(super) wire: Wire<Box<dyn Stream>>,
+    /// What the server can do.
+    pub(super) server: ServerInfo,
+    pub(super) limits: Limits,
+    /// A transaction was begun and not ended.
+    pub(super) dirty: bool,
+    /// Mails sent on it.
+    pub(super) mails: u32,
+    /// When it was last used.
+    pub(super) used: Instant,
+}
+
+/// How to connect.
+pub(super) struct Connector {
+    server: SmtpServer,
+    tls: TlsConnector,
+    hello: ClientId,
+    limits: Limits,
+}
+
+type Failed = (Phase, Trouble);
+
+impl Connector {
+    pub(super) fn new(server: SmtpServer) -> Result<Self, String> {
+        let limits = Limits::new(server.timeout);
+        Ok(Self { tls: tls_connector(&server)?, server, hello: ClientId::default(), limits })
+    }
+
+    /// Connects, encrypts and logs in.
+    pub(super) async fn connect(&self) -> Result<Connection, Failed> {
+        let limit = self.limits.command;
+        let tcp = within(self.limits.connect, self.tcp()).await.map_err(at(Phase::Connect))?;
+        let (mut wire, server) = match self.server.tls {
+            TlsMode::None => {
+                let mut wire = boxed(tcp);
+                wire.reply(220, limit).await.map_err(at(Phase::Connect))?;
+                let server = self.ehlo(&mut wire).await?;
+                (wire, server)
+            }
+            TlsMode::Implicit => {
+                let mut wire = self.handshake(tcp).await?;
+                wire.reply(220, limit).await.map_err(at(Phase::Connect))?;
+                let server = self.ehlo(&mut wire).await?;
+                (wire, server)
+            }
+            TlsMode::StartTls => {
+                let mut plain = Wire::new(tcp);
+                plain.reply(220, limit).await.map_err(at(Phase::Connect))?;
+                let offered = self.ehlo(&mut plain).await?;
+                if !offered.supports_feature(Extension::StartTls) {
+                    return Err((Phase::Tls, Trouble::Protocol("does not offer STARTTLS")));
+                }
+                plain.command(&Starttls, 220, limit).await.map_err(at(Phase::Tls))?;
+                let tcp = plain.into_stream().await.map_err(at(Phase::Tls))?;
+                let mut wire = self.handshake(tcp).await?;
+                // What was offered before the handshake may have been anybody's offer.
+                let server = self.ehlo(&mut wire).await?;
+                (wire, server)
+            }
+        };
+        self.log_in(&mut wire, &server).await.map_err(at(Phase::Auth))?;
+        Ok(Connection { wire, server, limits: self.limits, dirty: false, mails: 0, used: Instant::now() })
+    }
+
+    async fn tcp(&self) -> Result<TcpStream, Trouble> {
+        let addresses = tokio::net::lookup_host((self.server.host.as_str(), self.server.port))
+            .await
+            .map_err(|error| Trouble::Lost(format!("the server's name can't be resolved ({})", error.kind())))?;
+        let mut last = Trouble::Lost("the server's name has no address".to_owned());
+        for address in addresses {
+            match TcpStream::connect(address).await {
+                Ok(stream) => {
+                    // Without it each mail waits for a delayed acknowledgement.
+                    stream.set_nodelay(true).map_err(lost)?;
+                    return Ok(stream);
+                }
+                Err(error) => last = Trouble::Lost(format!("can't connect ({})", error.kind())),
+            }
+        }
+        Err(last)
+    }
+
+    async fn handshake(&self, tcp: TcpStream) -> Result<Wire<Box<dyn Stream>>, Failed> {
+        let name = ServerName::try_from(self.server.host.clone())
+            .map_err(|_| (Phase::Tls, Trouble::Protocol("has a name that no certificate can be for")))?;
+        let handshake = async {
+            let stream = self.tls.connect(name, tcp).await;
+            // What rustls says is of certificates and protocols, for people.
+            stream.map_err(|error| Trouble::Lost(format!("no encrypted connection: {error}")))
+        };
+        Ok(boxed(within(self.limits.connect, handshake).await.map_err(at(Phase::Tls))?))
+    }
+
+    async fn ehlo<S: Stream>(&self, wire: &mut Wire<S>) -> Result<ServerInfo, Failed> {
+        let hello = Ehlo::new(self.hello.clone());
+        let reply = wire.command(&hello, 250, self.limits.command).await.map_err(at(Phase::Ehlo))?;
+        ServerInfo::from_response(reply.response())
+            .map_err(|_| (Phase::Ehlo, Trouble::Protocol("has a reply to EHLO that can't be read")))
+    }
+
+    /// Settings that would send a password unencrypted to another machine have been refused at start.
+    async fn log_in<S: Stream>(&self, wire: &mut Wire<S>, server: &ServerInfo) -> Result<(), Trouble> {
+        let Some((user, password)) = &self.server.login else { return Ok(()) };
+        let credentials = Credentials::new(user.clone(), password.expose().to_owned());
+        let mechanism = server
+            .get_auth_mechanism(DEFAULT_MECHANISMS)
+            .ok_or(Trouble::Protocol("offers no way to log in that is known here"))?;
+        let unreadable = |_| Trouble::Protocol("asks for something that is not known here");
+        let mut auth = Auth::new(mechanism, credentials.clone(), None).map_err(unreadable)?;
+        for _ in 0..4 {
+            match self.auth_step(wire, &auth).await? {
+                reply if reply.code() == 334 => {
+                    auth = Auth::new_from_response(mechanism, credentials.clone(), reply.response())
+                        .map_err(unreadable)?;
+                }
+                _ => return Ok(()),
+            }
+        }
+        Err(Trouble::Protocol("asks without end when one logs in"))
+    }
+
+    async fn auth_step<S: Stream>(&self, wire: &mut Wire<S>, auth: &Auth) -> Result<Reply, Trouble> {
+        wire.ask(auth, &[235, 334], self.limits.command).await
+    }
+}
+
+fn at(phase: Phase) -> impl Fn(Trouble) -> Failed {
+    move |trouble| (phase, trouble)
+}
+
+fn boxed(stream: impl Stream + 'static) -> Wire<Box<dyn Stream>> {
+    Wire::new(Box::new(stream))
+}
+
+fn tls_connector(server: &SmtpServer) -> Result<TlsConnector, String> {
+    let mut roots = rustls::RootCertStore::empty();
+    match &server.ca {
+        None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
+        Some(path) => {
+            for certificate in CertificateDer::pem_file_iter(path).map_err(|error| error.to_string())? {
+                let certificate = certificate.map_err(|error| error.to_string())?;
+                roots.add(certificate).map_err(|error| error.to_string())?;
+            }
+        }
+    }
+    if roots.is_empty() {
+        return Err("the file holds no certificate".to_owned());
+    }
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()
+        .map_err(|error| error.to_string())?
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    Ok(TlsConnector::from(Arc::new(config)))
+}

@@ -1,0 +1,160 @@
+//! A server's reply: read within bounds, and what can be told from it.
+
+use std::str::FromStr;
+use std::time::Duration;
+
+use lettre::transport::smtp::response::Response;
+
+/// The longest line of a reply that is read (RFC 5321 allows 512).
+pub(super) const LONGEST_LINE: usize = 2_048;
+
+/// The longest reply that is read.
+pub(super) const LONGEST_REPLY: usize = 65_536;
+
+/// A reply, read whole.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct Reply {
+    response: Response,
+}
+
+/// What stands at the beginning of what was received.
+pub(super) enum Parsed {
+    /// Not a whole reply yet.
+    Incomplete,
+    /// A reply, and how many bytes it has.
+    Whole(Reply, usize),
+    /// No reply, whatever follows.
+    Garbage,
+}
+
+impl Reply {
+    /// Looks for a reply at the beginning of `received`.
+    pub(super) fn parse(received: &[u8]) -> Parsed {
+        let mut end = 0;
+        loop {
+            let Some(line) = received[end..].iter().position(|byte| *byte == b'\n') else {
+                let too_long = received.len() - end > LONGEST_LINE || received.len() > LONGEST_REPLY;
+                return if too_long { Parsed::Garbage } else { Parsed::Incomplete };
+            };
+            let text = &received[end..end + line];
+            end += line + 1;
+            let code_is_digits = text.len() >= 3 && text[..3].iter().all(u8::is_ascii_digit);
+            if !code_is_digits || line > LONGEST_LINE || end > LONGEST_REPLY {
+                return Parsed::Garbage;
+            }
+            match text.get(3) {
+                Some(b'-') => {}
+                None | Some(b' ' | b'\r') => break,
+                Some(_) => return Parsed::Garbage,
+            }
+        }
+        // Line ends and the space after the code as the grammar wants them, and text of any encoding.
+        let text = String::from_utf8_lossy(&received[..end]);
+        let ended = |line| [line, if str::len(line) == 3 { " \r\n" } else { "\r\n" }];
+        let lines: String = text.lines().flat_map(ended).collect();
+        match Response::from_str(&lines) {
+            Ok(response) => Parsed::Whole(Self { response }, end),
+            Err(_) => Parsed::Garbage,
+        }
+    }
+
+    /// The three digits.
+    pub(super) fn code(&self) -> u16 {
+        self.response.code().into()
+    }
+
+    /// As the library has it.
+    pub(super) fn response(&self) -> &Response {
+        &self.response
+    }
+
+    /// Code and text on one line.
+    pub(super) fn text(&self) -> String {
+        format!("{} {}", self.code(), self.response.message().collect::<Vec<_>>().join(" "))
+    }
+
+    /// The enhanced status code (RFC 3463), if it is there and of the reply's class.
+    pub(super) fn enhanced(&self) -> Option<(u16, u16, u16)> {
+        let word = self.response.first_word()?;
+        let mut parts = word.split('.').map(|part| part.parse::<u16>().ok());
+        let (class, subject, detail) = (parts.next()??, parts.next()??, parts.next()??);
+        (parts.next().is_none() && class == self.code() / 100).then_some((class, subject, detail))
+    }
+
+    /// How long the server asks to be left alone, as in "try again in 300 seconds".
+    pub(super) fn wish(&self) -> Option<Duration> {
+        let text = self.text().to_ascii_lowercase();
+        let words: Vec<&str> =
+            text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
+        words.windows(3).find_map(|window| {
+            let [before, number, unit] = window else { return None };
+            let number: u64 = number.parse().ok().filter(|_| matches!(*before, "in" | "after" | "for"))?;
+            let seconds = match *unit {
+                "s" | "sec" | "secs" | "second" | "seconds" => 1,
+                "m" | "min" | "mins" | "minute" | "minutes" => 60,
+                "h" | "hour" | "hours" => 3600,
+                _ => return None,
+            };
+            Some(Duration::from_secs(number.saturating_mul(seconds)))
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn whole(text: &str) -> Reply {
+        match Reply::parse(text.as_bytes()) {
+            Parsed::Whole(reply, length) if length == text.len() => reply,
+            _ => panic!("{text:?}"),
+        }
+    }
+
+    #[test]
+    fn replies_are_read() {
+        let reply = whole("250-mx.example.org\r\n250-PIPELINING\r\n250 SMTPUTF8\r\n");
+        assert_eq!((reply.code(), reply.text().as_str()), (250, "250 mx.example.org PIPELINING SMTPUTF8"));
+        assert_eq!(whole("354\r\n").code(), 354);
+        assert_eq!(whole("250 2.0.0 ok\n").enhanced(), Some((2, 0, 0)));
+        assert_eq!(whole("450 4.2.1 busy\r\n").enhanced(), Some((4, 2, 1)));
+        for text in ["450 5.2.1 busy\r\n", "450 busy\r\n", "450 4.2 x\r\n", "450 4.2.1.1 x\r\n"] {
+            assert_eq!(whole(text).enhanced(), None, "{text}");
+        }
+        assert!(matches!(Reply::parse(b"250 first\r\n250 second\r\n"), Parsed::Whole(_, 11)));
+        assert!(matches!(Reply::parse(b"250-mx.exa"), Parsed::Incomplete));
+        for text in ["hello\r\n", "25\r\n", "250+x\r\n", "250-a\r\n251 b\r\n", "950 x\r\n"] {
+            assert!(matches!(Reply::parse(text.as_bytes()), Parsed::Garbage), "{text}");
+        }
+        assert!(matches!(Reply::parse(&[b'2'; LONGEST_LINE + 1]), Parsed::Garbage));
+        assert!(matches!(Reply::parse("250-x\r\n".repeat(20_000).as_bytes()), Parsed::Garbage));
+    }
+
+    #[test]
+    fn wishes_are_understood() {
+        for (text, seconds) in [
+            ("450 4.7.1 Greylisted, try again in 300 seconds\r\n", Some(300)),
+            ("451 please retry in 5 minutes.\r\n", Some(300)),
+            ("421 come back after 1 hour\r\n", Some(3600)),
+            ("450 in 99999999999999999999 seconds\r\n", None),
+            ("450 4.2.0 mailbox 42 busy\r\n", None),
+        ] {
+            assert_eq!(whole(text).wish(), seconds.map(Duration::from_secs), "{text}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn nothing_panics_and_no_more_is_taken_than_is_there(bytes in proptest::collection::vec(any::<u8>(), 0..200), code in 200..600u16) {
+            let _ = Reply::parse(&bytes);
+            let mut started = format!("{code} ").into_bytes();
+            started.extend(&bytes);
+            started.extend(b"\r\n");
+            if let Parsed::Whole(reply, length) = Reply::parse(&started) {
+                prop_assert!(length <= started.len());
+                let _ = (reply.enhanced(), reply.wish(), reply.text());
+            }
+        }
+    }
+}
