@@ -60,14 +60,19 @@ pub struct Context {
     pub health: Health,
 }
 
+/// Why a worker could not go on.
 #[derive(Debug, thiserror::Error)]
-enum Error {
+pub enum Error {
+    /// The application database.
     #[error("application database: {0}")]
     Application(outbox::Error),
+    /// The jobs database.
     #[error("jobs database: {0}")]
     Jobs(postgres::Error),
+    /// The jobs database's schema and this build do not fit.
     #[error("jobs database: {0}")]
     Schema(Standing),
+    /// The hand-over.
     #[error(transparent)]
     Commit(#[from] commit::Error),
 }
@@ -140,7 +145,7 @@ async fn session(
 
 /// What the last look left behind.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Left {
+pub enum Left {
     /// Nothing more at that moment.
     Nothing,
     /// Commits that are on their way to disk.
@@ -150,7 +155,7 @@ enum Left {
 }
 
 /// A worker's two connections and what it holds over them.
-struct Worker {
+pub struct Worker {
     application: Client,
     jobs: Client,
     statements: Statements,
@@ -167,7 +172,11 @@ struct Worker {
 }
 
 impl Worker {
-    async fn connect(context: &Context) -> Result<Self, Error> {
+    /// Connects to both databases and joins those who share the lanes.
+    ///
+    /// # Errors
+    /// When either database is away, refuses, or has another schema.
+    pub async fn connect(context: &Context) -> Result<Self, Error> {
         // The application first: a worker that cannot read holds no lanes.
         let application = postgres::application(&context.application, &context.name).await;
         let application = application.map_err(|error| Error::Application(error.into()))?;
@@ -197,11 +206,20 @@ impl Worker {
         })
     }
 
-    /// Shares the lanes anew when it is time to. Returns whether there is a lane that was not held before.
     async fn balance_if_due(&mut self) -> Result<bool, Error> {
-        if Instant::now() < self.balance_at {
-            return Ok(false);
-        }
+        if Instant::now() < self.balance_at { Ok(false) } else { self.balance().await }
+    }
+
+    /// How many lanes it holds.
+    pub fn lanes(&self) -> usize {
+        self.lanes.len()
+    }
+
+    /// Shares the lanes anew. Returns whether there is a lane that was not held before.
+    ///
+    /// # Errors
+    /// When the jobs database is away.
+    pub async fn balance(&mut self) -> Result<bool, Error> {
         let held = within(PATIENCE, lanes::balance(&self.jobs)).await.map_err(Error::Jobs)?;
         self.balance_at = Instant::now() + BALANCE;
         self.lanes.retain(|lane, _| held.contains(lane));
@@ -216,7 +234,10 @@ impl Worker {
 
     /// Reads and commits until nothing is left, the lanes are to be shared anew, or it is time to stop. While a batch
     /// is being committed the next one is read.
-    async fn drain(&mut self, context: &Context, stop: &CancellationToken) -> Result<Left, Error> {
+    ///
+    /// # Errors
+    /// When either database is away, or another worker has moved a lane: the worker is then of no more use.
+    pub async fn drain(&mut self, context: &Context, stop: &CancellationToken) -> Result<Left, Error> {
         // Rings from here on are answered by another look.
         self.ear.mark_unchanged();
         let mut pending = None;

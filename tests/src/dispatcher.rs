@@ -76,6 +76,13 @@ impl Dispatcher {
         Ok(Self { application, jobs, statements, registry, registrations, lanes, turn: 0 })
     }
 
+    /// Goes on with the application database elsewhere, as behind a pooler that turns to another server: the relay
+    /// notices nothing of it.
+    pub async fn turn_to(&mut self, databases: &Databases) -> Result<()> {
+        self.application = relay::postgres::application(&url(&databases.app.url(Role::Relay))?, "test").await?;
+        Ok(())
+    }
+
     /// Reads a batch and does not commit it.
     pub async fn read(&mut self) -> Result<Found> {
         let reader = Reader {
@@ -89,6 +96,15 @@ impl Dispatcher {
     /// Commits a batch. Returns how many jobs were new.
     pub async fn commit(&mut self, batch: &Batch) -> Result<u64, commit::Error> {
         commit::commit(&mut self.jobs, &self.statements, batch).await
+    }
+
+    /// Stores a batch and does not commit: what a worker leaves that dies there.
+    pub async fn store_without_commit(&mut self, batch: &Batch) -> Result<()> {
+        let transaction = self.jobs.transaction().await?;
+        let statement = transaction.prepare(relay::jobs::store::INSERT).await?;
+        relay::jobs::store::insert(&transaction, &statement, &batch.jobs).await?;
+        std::mem::forget(transaction);
+        Ok(())
     }
 
     /// Reads a batch and commits it.

@@ -1,0 +1,127 @@
+//! How fast events become jobs, beside two measures from the same run: a textbook relay, and PostgreSQL's own limit.
+//!
+//! Everything works on the same freshly filled outbox with the product's rows (decoded envelope, real handler, real
+//! job), on one server with fsync and synchronous commits on. Absolute figures move from machine to machine: the ratios
+//! are what counts. Run it by `cargo bench-dispatch`.
+//!
+//! - ours_1, ours_2: this relay with one and two workers, from the first look until nothing is left.
+//! - textbook: SKIP LOCKED 500, the same handlers, the same INSERT, then an UPDATE that marks the events dispatched.
+//! - limit_1, limit_2: the same job rows from memory by the same INSERT in chunks of 1,000, on one and two connections.
+//! - held: ours_1 while another transaction holds its snapshot open in the application database.
+
+mod contenders;
+
+use std::sync::Arc;
+
+use anyhow::{Context, Result};
+use tests::databases::{Database, DatabaseServer, Databases, Kind, Role};
+
+/// Rounds; the median of each figure is printed.
+const ROUNDS: usize = 3;
+
+#[tokio::main]
+async fn main() -> Result<()> {
+    let events: i64 = std::env::var("BENCH_EVENTS").map_or(Ok(200_000), |n| n.parse()).context("BENCH_EVENTS")?;
+    let server = DatabaseServer::start(
+        DatabaseServer::for_tests()
+            .setting("shared_buffers", "1GB")
+            .setting("max_wal_size", "16GB")
+            .setting("checkpoint_timeout", "1h"),
+    )
+    .await?;
+    let app = server.create(Kind::App).await?;
+    eprintln!("filling the outbox with {events} events");
+    fill(&app, events).await?;
+
+    let [mut ours_1, mut ours_2, mut textbook, mut limit_1, mut limit_2, mut held] = [const { Vec::new() }; 6];
+    for round in 1..=ROUNDS {
+        let rate = async |name: &str, seconds: f64| {
+            let rate = events as f64 / seconds;
+            eprintln!("round {round}: {name} {rate:.0}/s");
+            rate
+        };
+        let fresh = async || Ok::<_, anyhow::Error>(Databases { app: app.clone(), jobs: server.create(Kind::Jobs).await? });
+        ours_1.push(rate("ours_1", contenders::ours(&fresh().await?, 1, events).await?).await);
+        limit_1.push(rate("limit_1", contenders::limit(&fresh().await?, 1).await?).await);
+        ours_2.push(rate("ours_2", contenders::ours(&fresh().await?, 2, events).await?).await);
+        limit_2.push(rate("limit_2", contenders::limit(&fresh().await?, 2).await?).await);
+        textbook.push(rate("textbook", contenders::textbook(&fresh().await?, events).await?).await);
+        let holder = hold_snapshot(&app).await?;
+        held.push(rate("held", contenders::ours(&fresh().await?, 1, events).await?).await);
+        drop(holder);
+    }
+    let [ours_1, ours_2, textbook, limit_1, limit_2, held] =
+        [ours_1, ours_2, textbook, limit_1, limit_2, held].map(median);
+    println!(
+        "dispatch: events={events} ours_1={ours_1:.0}/s ours_2={ours_2:.0}/s textbook={textbook:.0}/s \
+         limit_1={limit_1:.0}/s limit_2={limit_2:.0}/s ratio_textbook={:.2} ratio_limit={:.2} ratio_held={:.2}",
+        ours_1 / textbook,
+        ours_2 / limit_2,
+        held / ours_1,
+    );
+    Ok(())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+/// Registrations of as many users: four writers at a time, five events a transaction.
+async fn fill(app: &Database, events: i64) -> Result<()> {
+    const WRITERS: i64 = 4;
+    let app = Arc::new(app.clone());
+    let writers = (0..WRITERS).map(|writer| {
+        let app = app.clone();
+        tokio::spawn(async move {
+            let client = app.connect(Role::Owner).await?;
+            // A COMMIT after every fifth event, without waiting for the disk: how it was written does not matter here.
+            client.batch_execute("SET synchronous_commit = off").await?;
+            client
+                .batch_execute(&format!(
+                    "DO $$
+                     BEGIN
+                         FOR n IN {writer}..{last} BY {WRITERS} LOOP
+                             INSERT INTO aftercommit.outbox (event_id, aggregate_type, aggregate_id, event_type, payload,
+                                                             metadata, durable_at_commit)
+                             SELECT aftercommit.bench_uuid_v7(), 'user', id::text, 'user.registered',
+                                    jsonb_build_object('user_id', id, 'email', 'user' || n || '@example.org',
+                                                       'display_name', 'User ' || n),
+                                    jsonb_build_object('traceparent', '00-' || md5(n::text) || '-00f067aa0ba902b7-01'),
+                                    true
+                               FROM gen_random_uuid() AS id;
+                             IF n % 20 < {WRITERS} THEN
+                                 COMMIT;
+                             END IF;
+                         END LOOP;
+                     END
+                     $$",
+                    last = events - 1,
+                ))
+                .await?;
+            Ok::<_, anyhow::Error>(())
+        })
+    });
+    let client = app.connect(Role::Superuser).await?;
+    client.batch_execute(UUID_V7).await?;
+    for writer in writers.collect::<Vec<_>>() {
+        writer.await??;
+    }
+    client.batch_execute("VACUUM ANALYZE aftercommit.outbox").await?;
+    client.batch_execute("CHECKPOINT").await?;
+    Ok(())
+}
+
+/// Time-ordered ids as writers make them.
+const UUID_V7: &str = "
+    CREATE FUNCTION aftercommit.bench_uuid_v7() RETURNS uuid LANGUAGE sql VOLATILE AS $$
+        SELECT (lpad(to_hex((extract(epoch FROM clock_timestamp()) * 1000)::bigint), 12, '0')
+                || '7' || substr(md5(random()::text), 1, 3) || 'a' || substr(md5(random()::text), 1, 15))::uuid
+    $$;
+    GRANT EXECUTE ON FUNCTION aftercommit.bench_uuid_v7() TO PUBLIC";
+
+async fn hold_snapshot(app: &Database) -> Result<tokio_postgres::Client> {
+    let client = app.connect(Role::Owner).await?;
+    client.batch_execute("BEGIN ISOLATION LEVEL REPEATABLE READ; SELECT pg_current_xact_id()").await?;
+    Ok(client)
+}
