@@ -2,6 +2,8 @@
 //!
 //! Everything arrives as text and is read here, so that a start with three mistakes tells all three.
 
+pub mod delivery;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -17,6 +19,16 @@ pub const VARIABLES: &[&str] = &[
     "JOB_QUEUE_ENABLED",
     "RELAY_LISTEN",
     "DISPATCH_WORKERS",
+    "SMTP_URL",
+    "MAIL_FROM",
+    "PUBLIC_URL",
+    "VERIFICATION_KEYS",
+    "VERIFICATION_LINK_TTL",
+    "SMTP_CONNECTIONS",
+    "DELIVERY_BATCH",
+    "DELIVERY_LEASE",
+    "DELIVERY_POLL",
+    "SHUTDOWN_GRACE",
     "LOG_FORMAT",
     "LOG_LEVEL",
 ];
@@ -83,6 +95,12 @@ fn database(name: &str, value: Option<Secret>, file: Option<PathBuf>, faults: &m
     DatabaseUrl::parse(&url, name, faults)
 }
 
+/// Where /livez and /readyz are served.
+pub fn listen(value: Option<String>, faults: &mut Faults) -> SocketAddr {
+    let default = SocketAddr::from(([127, 0, 0, 1], 9090));
+    settings::parsed("RELAY_LISTEN", value, default, "an address with a port, such as 127.0.0.1:9090", faults)
+}
+
 /// The relay as a service.
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Service")]
@@ -112,12 +130,10 @@ pub struct Service {
 impl ServiceArgs {
     /// Reads them.
     pub fn read(self, faults: &mut Faults) -> Service {
-        let listen = SocketAddr::from(([127, 0, 0, 1], 9090));
-        let expected = "an address with a port, such as 127.0.0.1:9090";
         let workers = settings::number("DISPATCH_WORKERS", self.dispatch_workers, 1, 1..=16, faults);
         Service {
             job_queue_enabled: settings::switch("JOB_QUEUE_ENABLED", self.job_queue_enabled, true, faults),
-            listen: settings::parsed("RELAY_LISTEN", self.relay_listen, listen, expected, faults),
+            listen: listen(self.relay_listen, faults),
             dispatch_workers: usize::try_from(workers).unwrap_or(1),
         }
     }

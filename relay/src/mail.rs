@@ -45,7 +45,7 @@ pub struct Settings {
 
 /// Where a mail goes.
 enum Transport {
-    Smtp(Smtp),
+    Smtp(Box<Smtp>),
     Mailbox(PathBuf),
 }
 
@@ -63,10 +63,10 @@ pub enum StartError {
     #[error(transparent)]
     Template(#[from] template::TemplateError),
     /// The certificate authorities can't be used.
-    #[error("SMTP_URL: the certificate authorities: {0}")]
+    #[error("the certificate authorities can't be used: {0}")]
     Tls(String),
     /// The mailbox directory can't be made.
-    #[error("SMTP_URL: the mailbox directory {path}: {error}")]
+    #[error("the mailbox directory {path} can't be made: {error}")]
     Mailbox {
         /// The directory.
         path: String,
@@ -83,7 +83,7 @@ impl Email {
     pub fn new(settings: Settings) -> Result<Arc<Self>, StartError> {
         let templates = Templates::load()?;
         let transport = match &settings.target {
-            Target::Smtp(server) => Transport::Smtp(Smtp::new(server.clone()).map_err(StartError::Tls)?),
+            Target::Smtp(server) => Transport::Smtp(Box::new(Smtp::new(server.clone()).map_err(StartError::Tls)?)),
             Target::Mailbox(directory) => {
                 std::fs::create_dir_all(directory)
                     .map_err(|error| StartError::Mailbox { path: directory.display().to_string(), error })?;

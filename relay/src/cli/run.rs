@@ -8,10 +8,12 @@ use shared::settings::{self, Faults};
 use shared::shutdown;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::delivery::{DeliveryArgs, MailArgs};
 use crate::config::{ApplicationDatabaseArgs, JobsDatabaseArgs, Service, ServiceArgs, VARIABLES};
 use crate::health::Health;
 use crate::wake::{Bell, listen_to_outbox};
-use crate::{dispatch, handlers, http};
+use crate::mail::Email;
+use crate::{deliver, dispatch, handlers, http};
 
 /// Everything that the service is told at start.
 #[derive(ClapArgs, Clone, Debug)]
@@ -22,6 +24,10 @@ pub struct Args {
     jobs: JobsDatabaseArgs,
     #[command(flatten)]
     service: ServiceArgs,
+    #[command(flatten)]
+    mail: MailArgs,
+    #[command(flatten)]
+    delivery: DeliveryArgs,
 }
 
 /// The same, read.
@@ -29,6 +35,8 @@ struct Settings {
     application: DatabaseUrl,
     jobs: DatabaseUrl,
     service: Service,
+    email: Arc<Email>,
+    delivery: deliver::Settings,
 }
 
 impl Args {
@@ -36,7 +44,9 @@ impl Args {
         let application = self.application.read(faults);
         let jobs = self.jobs.read(faults);
         let service = self.service.read(faults);
-        Some(Settings { application: application?, jobs: jobs?, service })
+        let email = self.mail.read(faults);
+        let delivery = self.delivery.read(faults);
+        Some(Settings { application: application?, jobs: jobs?, service, email: email?, delivery })
     }
 }
 
@@ -75,6 +85,20 @@ async fn service(settings: Settings, registry: handlers::Registry) -> anyhow::Re
     let jobs_bell = Bell::default();
     let listener = listen_to_outbox(settings.application.clone(), name.clone(), outbox_bell.clone(), stop.clone());
     let listener = tokio::spawn(listener);
+    let mut kinds = deliver::Kinds::default();
+    kinds.on(settings.email)?;
+    let delivery = deliver::Context {
+        jobs: settings.jobs.clone(),
+        name: name.clone(),
+        kinds,
+        settings: settings.delivery,
+        bell: jobs_bell.clone(),
+        health: health.clone(),
+    };
+    let delivery = {
+        let stop = stop.clone();
+        tokio::spawn(async move { deliver::run(&delivery, &stop).await })
+    };
     let context = Arc::new(dispatch::Context {
         application: settings.application,
         jobs: settings.jobs,
@@ -94,6 +118,7 @@ async fn service(settings: Settings, registry: handlers::Registry) -> anyhow::Re
     for worker in workers {
         worker.await?;
     }
+    delivery.await?;
     listener.await?;
     server.await?
 }

@@ -53,7 +53,7 @@ impl ClaimedJob {
     /// A first try, for unit tests.
     pub(crate) fn for_tests(args: &str) -> Self {
         Self {
-            job_id: Uuid::from_u128(0x0189_0a5d_ac96_8c34_a21f_d62e29c9cbc6),
+            job_id: Uuid::from_u128(0x0189_0a5d_ac96_8c34_a21f_d62e_29c9_cbc6),
             event_id: Uuid::from_u128(1),
             handler: "handler".to_owned(),
             kind: "email".to_owned(),

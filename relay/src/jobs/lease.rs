@@ -151,11 +151,11 @@ mod tests {
         assert!(lease.has_begun() && !Lease::new(process).has_begun());
     }
 
-    #[test]
-    fn boot_time_passes() {
+    #[tokio::test]
+    async fn boot_time_passes() {
         let earlier = Boot::now();
         assert!(earlier.0 > 0);
-        std::thread::sleep(Duration::from_millis(2));
+        tokio::time::sleep(Duration::from_millis(2)).await;
         assert!(Boot::now().since(earlier) >= Duration::from_millis(2));
     }
 }

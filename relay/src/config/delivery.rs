@@ -1,0 +1,117 @@
+//! The settings of delivery: how jobs are claimed, and how mail is made and sent.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use clap::Args;
+use shared::public_url::PublicUrl;
+use shared::settings::{self, Faults, Secret};
+use shared::token::{self, KeyRing};
+
+use crate::deliver;
+use crate::mail::message::Sender;
+use crate::mail::target::{self, Target};
+use crate::mail::{self, Email};
+
+/// Mail: where it goes, who it is from, where its links lead.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Mail")]
+pub struct MailArgs {
+    /// The mail server (smtp://, smtps://), or a directory for development (file:///directory)
+    #[arg(long, env = "SMTP_URL", hide_env_values = true, value_name = "URL")]
+    smtp_url: Option<Secret>,
+    /// The file that holds it
+    #[arg(long, env = "SMTP_URL_FILE", value_name = "FILE")]
+    smtp_url_file: Option<PathBuf>,
+    /// The sender: no-reply@example.com or "Example <no-reply@example.com>"
+    #[arg(long, env = "MAIL_FROM", value_name = "ADDRESS")]
+    mail_from: Option<String>,
+    /// Where people reach api; links in mails begin with it
+    #[arg(long, env = "PUBLIC_URL", value_name = "URL")]
+    public_url: Option<String>,
+    /// The keys that verification links are signed with: kid:base64key[,kid2:base64key2]; the first signs
+    #[arg(long, env = "VERIFICATION_KEYS", hide_env_values = true, value_name = "KEYS")]
+    verification_keys: Option<Secret>,
+    /// The file that holds them
+    #[arg(long, env = "VERIFICATION_KEYS_FILE", value_name = "FILE")]
+    verification_keys_file: Option<PathBuf>,
+    /// How long a verification link works, counted from the event [default: 24h]
+    #[arg(long, env = "VERIFICATION_LINK_TTL", value_name = "TIME")]
+    verification_link_ttl: Option<String>,
+    /// Mails under way at the same time, each on a connection of its own [default: 8]
+    #[arg(long, env = "SMTP_CONNECTIONS", value_name = "NUMBER")]
+    smtp_connections: Option<String>,
+}
+
+/// How jobs are claimed and held.
+#[derive(Args, Clone, Debug, Default)]
+#[command(next_help_heading = "Delivery")]
+pub struct DeliveryArgs {
+    /// The most jobs claimed at once [default: 500]
+    #[arg(long, env = "DELIVERY_BATCH", value_name = "NUMBER")]
+    delivery_batch: Option<String>,
+    /// How long the jobs of a relay that went silent stay its own; the same for all relays [default: 30s]
+    #[arg(long, env = "DELIVERY_LEASE", value_name = "TIME")]
+    delivery_lease: Option<String>,
+    /// How often to look for due jobs when no notification came [default: 2s]
+    #[arg(long, env = "DELIVERY_POLL", value_name = "TIME")]
+    delivery_poll: Option<String>,
+    /// How long a stopping relay waits for what is under way [default: 10s]
+    #[arg(long, env = "SHUTDOWN_GRACE", value_name = "TIME")]
+    shutdown_grace: Option<String>,
+}
+
+impl MailArgs {
+    /// Reads them and prepares the kind `email`: what can be wrong with it is a fault now rather than a dead job later.
+    pub fn read(self, faults: &mut Faults) -> Option<Arc<Email>> {
+        let file = self.smtp_url_file.as_deref();
+        let url = settings::required_secret("SMTP_URL", self.smtp_url, file, target::EXAMPLE, faults);
+        let target = url.and_then(|url| Target::parse(&url, faults));
+        let from = Sender::parse(self.mail_from, faults);
+        let public_url = PublicUrl::parse(self.public_url, faults);
+        let file = self.verification_keys_file.as_deref();
+        let keys = settings::required_secret("VERIFICATION_KEYS", self.verification_keys, file, token::EXAMPLE, faults);
+        let keys = keys.and_then(|keys| KeyRing::parse(&keys, "VERIFICATION_KEYS", faults));
+        let day = Duration::from_secs(24 * 3600);
+        let link_ttl = settings::duration("VERIFICATION_LINK_TTL", self.verification_link_ttl, day, faults);
+        let connections = settings::number("SMTP_CONNECTIONS", self.smtp_connections, 8, 1..=1000, faults);
+        let settings = mail::Settings {
+            from: from?,
+            target: target?,
+            public_url: public_url?,
+            keys: keys?,
+            link_ttl,
+            connections: usize::try_from(connections).unwrap_or(8),
+        };
+        match Email::new(settings) {
+            Ok(email) => Some(email),
+            Err(mail::StartError::Template(error)) => {
+                faults.push("mail", error.to_string(), "Correct the template");
+                None
+            }
+            Err(error) => {
+                faults.push("SMTP_URL", error.to_string(), "Check the path, what is in it and its permissions");
+                None
+            }
+        }
+    }
+}
+
+impl DeliveryArgs {
+    /// Reads them.
+    pub fn read(self, faults: &mut Faults) -> deliver::Settings {
+        let default = deliver::Settings::default();
+        let batch = settings::number("DELIVERY_BATCH", self.delivery_batch, default.batch as u64, 1..=10_000, faults);
+        let lease = settings::duration("DELIVERY_LEASE", self.delivery_lease, default.lease, faults);
+        if lease < Duration::from_secs(1) {
+            faults.push("DELIVERY_LEASE", "is shorter than a second", "Give at least 1s; 30s is usual");
+        }
+        deliver::Settings {
+            batch: usize::try_from(batch).unwrap_or(default.batch),
+            lease,
+            poll: settings::duration("DELIVERY_POLL", self.delivery_poll, default.poll, faults),
+            grace: settings::duration("SHUTDOWN_GRACE", self.shutdown_grace, default.grace, faults),
+        }
+    }
+}
