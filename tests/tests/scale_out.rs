@@ -1,0 +1,166 @@
+//! Any number of relays: lanes are shared fairly, taken over when one dies, and idle relays cost next to nothing.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Result, ensure};
+use relay::dispatch::{self, Context};
+use relay::health::Health;
+use relay::wake::{Bell, listen_to_outbox};
+use tests::databases::{DatabaseServer, Databases, Role};
+use tests::dispatcher::{counting, dispatched, url, write_event};
+use tests::wait::until;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+/// A relay's dispatch, as the service runs it. Dropped, it dies as a killed process does: its connections break.
+struct Relay {
+    _tasks: JoinSet<()>,
+    context: Arc<Context>,
+}
+
+fn relay(databases: &Databases, name: &str) -> Result<Relay> {
+    let context = Arc::new(Context {
+        application: url(&databases.app.url(Role::Relay))?,
+        jobs: url(&databases.jobs.url(Role::Jobs))?,
+        name: name.to_owned(),
+        registry: counting(),
+        outbox_bell: Bell::default(),
+        jobs_bell: Bell::default(),
+        health: Health::default(),
+    });
+    let stop = CancellationToken::new();
+    let mut tasks = JoinSet::new();
+    let bell = context.outbox_bell.clone();
+    tasks.spawn(listen_to_outbox(context.application.clone(), format!("{name} listener"), bell, stop.clone()));
+    let worker = context.clone();
+    tasks.spawn(async move { dispatch::run(&worker, 0, &stop).await });
+    Ok(Relay { _tasks: tasks, context })
+}
+
+/// How many lanes each member holds, the most first.
+async fn shares(jobs: &tokio_postgres::Client) -> Result<Vec<i64>> {
+    let rows = jobs
+        .query(
+            "SELECT count(*) FILTER (WHERE objid > 0)
+               FROM pg_locks
+              WHERE locktype = 'advisory' AND objsubid = 2 AND granted
+                AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
+              GROUP BY pid
+             HAVING bool_or(objid = 0)
+              ORDER BY 1 DESC",
+            &[],
+        )
+        .await?;
+    Ok(rows.iter().map(|row| row.get(0)).collect())
+}
+
+async fn until_shared(jobs: &tokio_postgres::Client, expected: &[i64]) -> Result<()> {
+    until(&format!("shares of {expected:?}"), async || Ok((shares(jobs).await? == expected).then_some(()))).await
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn relays_share_the_lanes_and_take_over_from_the_dead() -> Result<()> {
+    let databases = Databases::new().await?;
+    let jobs = databases.jobs.connect(Role::Superuser).await?;
+    let writer = databases.app.connect(Role::Owner).await?;
+
+    let mut number = 0;
+    let mut write = async |count: i64| {
+        for _ in 0..count {
+            number += 1;
+            write_event(&writer, &format!("a{}", number % 23), number).await?;
+        }
+        Ok::<_, anyhow::Error>(number)
+    };
+    let first = relay(&databases, "first")?;
+    until_shared(&jobs, &[16]).await?;
+    write(200).await?;
+    let second = relay(&databases, "second")?;
+    write(200).await?;
+    let third = relay(&databases, "third")?;
+    until_shared(&jobs, &[6, 5, 5]).await?;
+    write(200).await?;
+    drop(second);
+    write(200).await?;
+    until_shared(&jobs, &[8, 8]).await?;
+    drop(first);
+    let total = write(200).await?;
+    until_shared(&jobs, &[16]).await?;
+    until("every event dispatched", async || Ok((dispatched(&databases).await?.len() as i64 >= total).then_some(()))).await?;
+    drop(third);
+
+    let numbers = dispatched(&databases).await?;
+    ensure!(numbers.len() as i64 == total, "{} jobs for {total} events", numbers.len());
+    let mut last: BTreeMap<i64, i64> = BTreeMap::new();
+    for number in numbers {
+        let before = last.insert(number % 23, number).unwrap_or(0);
+        ensure!(before < number, "{number} after {before}");
+    }
+    Ok(())
+}
+
+/// Nobody notifies here: the poll alone finds what is written, also when the LISTEN connection has been cut.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_lost_notification_costs_no_more_than_the_poll() -> Result<()> {
+    let databases = Databases::new().await?;
+    let writer = databases.app.connect(Role::Superuser).await?;
+    let relay = relay(&databases, "deaf")?;
+    until("listening", async || Ok(relay.context.outbox_bell.connected().then_some(()))).await?;
+    write_event(&writer, "a", 1).await?;
+    until("the poll", async || Ok((dispatched(&databases).await? == [1]).then_some(()))).await?;
+    let cut: bool = writer
+        .query_one("SELECT bool_or(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'deaf listener'", &[])
+        .await?
+        .get(0);
+    ensure!(cut, "there was a listener");
+    write_event(&writer, "a", 2).await?;
+    until("the poll", async || Ok((dispatched(&databases).await? == [1, 2]).then_some(()))).await?;
+    // And a notification is faster than either.
+    until("listening again", async || Ok(relay.context.outbox_bell.connected().then_some(()))).await?;
+    write_event(&writer, "a", 3).await?;
+    writer.batch_execute("NOTIFY aftercommit_outbox").await?;
+    until("the notification", async || Ok((dispatched(&databases).await? == [1, 2, 3]).then_some(()))).await?;
+    Ok(())
+}
+
+/// Statements are counted by PostgreSQL over some seconds of idleness, after a backlog: plans change with statistics.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_idle_relay_costs_next_to_nothing() -> Result<()> {
+    let server = DatabaseServer::start(
+        DatabaseServer::for_tests().without_fsync().setting("shared_preload_libraries", "pg_stat_statements"),
+    )
+    .await?;
+    let databases = Databases::on(&server).await?;
+    let postgres = server.cluster().connect("postgres").await?;
+    postgres.batch_execute("CREATE EXTENSION pg_stat_statements").await?;
+    let app = databases.app.connect(Role::Superuser).await?;
+    app.batch_execute(
+        "INSERT INTO aftercommit.outbox (event_id, aggregate_type, aggregate_id, event_type, payload)
+         SELECT gen_random_uuid(), 'counter', (n % 500)::text, 'counter.counted', jsonb_build_object('number', n)
+           FROM generate_series(1, 20000) AS n",
+    )
+    .await?;
+    let relay = relay(&databases, "idle")?;
+    until("the backlog", async || Ok((dispatched(&databases).await?.len() == 20_000).then_some(()))).await?;
+    until("rest", async || Ok(relay.context.outbox_bell.connected().then_some(()))).await?;
+
+    const SECONDS: u64 = 12;
+    postgres.batch_execute("SELECT pg_stat_statements_reset()").await?;
+    tokio::time::sleep(Duration::from_secs(SECONDS)).await; // what is measured: idleness
+    let row = postgres
+        .query_one(
+            "SELECT coalesce(sum(calls), 0)::bigint, coalesce(max(max_exec_time), 0), coalesce(sum(wal_records), 0)::bigint
+               FROM pg_stat_statements JOIN pg_roles ON pg_roles.oid = userid
+              WHERE rolname IN ('aftercommit_relay', 'aftercommit_jobs')",
+            &[],
+        )
+        .await?;
+    let (calls, longest, written): (i64, f64, i64) = (row.get(0), row.get(1), row.get(2));
+    println!("idle: {} statements a minute, the longest took {longest:.2} ms", calls * 60 / SECONDS as i64);
+    ensure!(calls > 0, "statements were counted");
+    ensure!(calls as u64 * 60 <= 120 * SECONDS, "{calls} statements in {SECONDS} s");
+    ensure!(written == 0, "{written} WAL records were written while idle");
+    Ok(())
+}
