@@ -1,0 +1,119 @@
+//! The plans of the statements that run often, pinned: by index, without a scan of the table, without parallel workers,
+//! under custom and generic plans, before and after the table's statistics know of its rows.
+
+use anyhow::{Result, ensure};
+use relay::outbox::look::LOOK;
+use relay::outbox::rows::{PLAN, READ};
+use relay::outbox::evidence::WITNESS;
+use tests::databases::{Databases, Role};
+use tokio_postgres::Client;
+
+/// A statement with its parameters' types and, as SQL, values of each: an idle moment, and a backlog.
+struct Pinned {
+    name: &'static str,
+    sql: &'static str,
+    types: &'static str,
+    values: [String; 2],
+    /// The most rows that its sorts may take, as the planner sees it; none: no sort.
+    sorts: bool,
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_outbox_is_read_by_index_whatever_the_planner_knows() -> Result<()> {
+    let databases = Databases::new().await?;
+    let owner = databases.app.connect(Role::Superuser).await?;
+    let relay = databases.app.connect(Role::Relay).await?;
+    // As a relay's transaction is set up.
+    relay
+        .batch_execute("SET max_parallel_workers_per_gather = 0; SET enable_seqscan = off; SET enable_sort = off; SET row_security = off")
+        .await?;
+    for round in ["a small table", "a large one, unknown", "a large one, analyzed", "one that was analyzed empty"] {
+        match round {
+            "a small table" => fill(&owner, 10).await?,
+            "a large one, unknown" => {
+                // Autovacuum would make it known.
+                owner.batch_execute("ALTER TABLE aftercommit.outbox SET (autovacuum_enabled = off)").await?;
+                fill(&owner, 60_000).await?;
+            }
+            "a large one, analyzed" => owner.batch_execute("VACUUM ANALYZE aftercommit.outbox").await?,
+            _ => {
+                owner.batch_execute("TRUNCATE aftercommit.outbox; ANALYZE aftercommit.outbox").await?;
+                fill(&owner, 60_000).await?;
+            }
+        }
+        for statement in pinned(&owner).await? {
+            for mode in ["force_custom_plan", "force_generic_plan"] {
+                for values in &statement.values {
+                    let plan = explain(&relay, &statement, mode, values).await?;
+                    let case = format!("{} with {mode} on {round}, {values}:\n{plan}", statement.name);
+                    ensure!(!plan.contains("Seq Scan on outbox"), "a scan of the table: {case}");
+                    ensure!(!plan.contains("Parallel") && !plan.contains("Gather"), "parallel workers: {case}");
+                    ensure!(plan.contains("outbox_window"), "not by the window's index: {case}");
+                    ensure!(statement.sorts || !plan.contains("Sort"), "a sort: {case}");
+                }
+            }
+        }
+    }
+    Ok(())
+}
+
+async fn fill(owner: &Client, rows: i64) -> Result<()> {
+    owner
+        .execute(
+            "INSERT INTO aftercommit.outbox (event_id, aggregate_type, aggregate_id, event_type, payload)
+             SELECT gen_random_uuid(), 'counter', (n % 100)::text, 'counter.counted', jsonb_build_object('number', n)
+               FROM generate_series(1, $1::bigint) AS n",
+            &[&rows],
+        )
+        .await?;
+    Ok(())
+}
+
+async fn pinned(owner: &Client) -> Result<[Pinned; 4]> {
+    let now: String = owner.query_one("SELECT pg_current_snapshot()::text", &[]).await?.get(0);
+    let xmax: String = owner.query_one("SELECT pg_snapshot_xmax(pg_current_snapshot())::text", &[]).await?.get(0);
+    let window = |low: &str| format!("3::smallint, '{low}'::xid8, '{xmax}'::xid8, '{now}', '{{}}'");
+    let both = |rest: &str| [format!("{}{rest}", window(&xmax)), format!("{}{rest}", window("1"))];
+    let lanes = |seen: &str| {
+        let nothing = |kind: &str| format!("array_fill(NULL::{kind}, ARRAY[2])");
+        let witness = format!("{}, {}, {}", nothing("uuid"), nothing("xid8"), nothing("bigint"));
+        format!("ARRAY[3, 4]::smallint[], ARRAY['{seen}', '{seen}']::pg_snapshot[], {witness}, {witness}, 1001")
+    };
+    Ok([
+        Pinned {
+            name: "look",
+            sql: LOOK,
+            types: "smallint[], pg_snapshot[], uuid[], xid8[], bigint[], uuid[], xid8[], bigint[], bigint",
+            values: [lanes(&now), lanes("1:1:")],
+            sorts: false,
+        },
+        Pinned {
+            name: "read",
+            sql: READ,
+            types: "smallint, xid8, xid8, pg_snapshot, xid8[], bigint, uuid, bigint, bigint",
+            values: both(", 0, '00000000-0000-0000-0000-000000000000', 9223372036854775807, 1000"),
+            sorts: true,
+        },
+        Pinned {
+            name: "witness",
+            sql: WITNESS,
+            types: "smallint, xid8, xid8, pg_snapshot, xid8[]",
+            values: both(""),
+            sorts: true,
+        },
+        Pinned {
+            name: "plan",
+            sql: PLAN,
+            types: "smallint, xid8, xid8, pg_snapshot, xid8[], bigint, bigint, bigint",
+            values: both(", 0, 9223372036854775807, 1000"),
+            sorts: false,
+        },
+    ])
+}
+
+async fn explain(client: &Client, statement: &Pinned, mode: &str, values: &str) -> Result<String> {
+    let Pinned { sql, types, .. } = statement;
+    client.batch_execute(&format!("SET plan_cache_mode = {mode}; DEALLOCATE ALL; PREPARE pinned ({types}) AS {sql}")).await?;
+    let rows = client.query(&format!("EXPLAIN EXECUTE pinned ({values})"), &[]).await?;
+    Ok(rows.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>().join("\n"))
+}
