@@ -1,7 +1,13 @@
 //! The command line: one file per command.
 
+mod answer;
+pub mod accept_history;
+pub mod healthcheck;
 pub mod migrate;
+pub mod replay;
 pub mod run;
+pub mod status;
+pub mod verify;
 
 use std::process::ExitCode;
 
@@ -13,6 +19,8 @@ use crate::config::{JobsDatabaseArgs, LoggingArgs};
 
 /// Settings were wrong or missing.
 const EXIT_SETTINGS: u8 = 2;
+/// The state of a database refuses the work.
+const EXIT_REFUSED: u8 = 3;
 
 /// The relay of a transactional outbox: events after commit, in order, as jobs with retries.
 #[derive(Debug, Parser)]
@@ -30,6 +38,16 @@ enum Command {
     Run(Box<run::Args>),
     /// Bring the jobs database's schema up to date
     Migrate(JobsDatabaseArgs),
+    /// Ask the relay on this machine whether it is ready
+    Healthcheck(healthcheck::Args),
+    /// Print lag, backlog, lanes, jobs and failures
+    Status(status::Args),
+    /// Run handlers again on chosen events: repair what is missing, or send anew
+    Replay(Box<replay::Args>),
+    /// Check that each event has its jobs, and each job its event
+    Verify(verify::Args),
+    /// Follow a server on a lower timeline than one already followed
+    AcceptHistory(accept_history::Args),
 }
 
 /// Reads the command line, does what it says, and returns the exit code: 0 done, 1 failed while working, 2 wrong usage or
@@ -55,6 +73,11 @@ pub fn main() -> ExitCode {
         match command {
             Command::Run(args) => run::run(*args, faults).await,
             Command::Migrate(args) => migrate::run(args, faults).await,
+            Command::Healthcheck(args) => healthcheck::run(args, faults),
+            Command::Status(args) => status::run(args, faults).await,
+            Command::Replay(args) => replay::run(*args, faults).await,
+            Command::Verify(args) => verify::run(args, faults).await,
+            Command::AcceptHistory(args) => accept_history::run(args, faults).await,
         }
     });
     ExitCode::from(code)

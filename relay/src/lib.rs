@@ -20,4 +20,5 @@ pub mod mail;
 pub mod databases;
 pub mod text;
 pub mod replay;
+pub mod verify;
 pub mod status;

@@ -28,6 +28,14 @@ const REGISTRATIONS: &str = "SELECT handler, registered_at FROM handlers";
 /// Whatever PostgreSQL says.
 pub async fn register(client: &Client, handlers: &[&'static str]) -> Result<Registrations, tokio_postgres::Error> {
     client.execute(REGISTER, &[&handlers]).await?;
+    load(client).await
+}
+
+/// Reads since when each handler is known.
+///
+/// # Errors
+/// Whatever PostgreSQL says.
+pub async fn load(client: &Client) -> Result<Registrations, tokio_postgres::Error> {
     let rows = client.query(REGISTRATIONS, &[]).await?;
     rows.iter().map(|row| Ok((row.try_get(0)?, row.try_get(1)?))).collect::<Result<_, _>>().map(Registrations)
 }
