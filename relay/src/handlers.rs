@@ -24,6 +24,7 @@ pub fn register_all() -> Result<Registry, RegistryError> {
     registry.on("send_verification_email", users::send_verification_email)?;
     registry.on("resend_verification_email", users::resend_verification_email)?;
     registry.on("send_welcome_email", users::send_welcome_email)?;
+    registry.on("send_already_registered_email", users::send_already_registered_email)?;
     Ok(registry)
 }
 
@@ -268,7 +269,12 @@ mod tests {
         let registry = register_all().unwrap();
         assert_eq!(
             registry.names(),
-            ["send_verification_email", "resend_verification_email", "send_welcome_email"]
+            [
+                "send_verification_email",
+                "resend_verification_email",
+                "send_welcome_email",
+                "send_already_registered_email"
+            ]
         );
     }
 }

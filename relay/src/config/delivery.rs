@@ -37,9 +37,9 @@ pub struct MailArgs {
     #[arg(long, env = "VERIFICATION_KEYS_FILE", value_name = "FILE")]
     verification_keys_file: Option<PathBuf>,
     /// How long a verification link works, counted from the event [default: 24h]
-    #[arg(long, env = "VERIFICATION_LINK_TTL", value_name = "TIME")]
-    verification_link_ttl: Option<String>,
-    /// Mails under way at the same time, each on a connection of its own [default: 8]
+    #[arg(long, env = "VERIFICATION_TTL", value_name = "TIME")]
+    verification_ttl: Option<String>,
+    /// Mails under way at the same time, each on a connection of its own [default: 4]
     #[arg(long, env = "SMTP_CONNECTIONS", value_name = "NUMBER")]
     smtp_connections: Option<String>,
 }
@@ -74,15 +74,15 @@ impl MailArgs {
         let keys = settings::required_secret("VERIFICATION_KEYS", self.verification_keys, file, token::EXAMPLE, faults);
         let keys = keys.and_then(|keys| KeyRing::parse(&keys, "VERIFICATION_KEYS", faults));
         let day = Duration::from_secs(24 * 3600);
-        let link_ttl = settings::duration("VERIFICATION_LINK_TTL", self.verification_link_ttl, day, faults);
-        let connections = settings::number("SMTP_CONNECTIONS", self.smtp_connections, 8, 1..=1000, faults);
+        let link_ttl = settings::duration("VERIFICATION_TTL", self.verification_ttl, day, faults);
+        let connections = settings::number("SMTP_CONNECTIONS", self.smtp_connections, 4, 1..=1000, faults);
         let settings = mail::Settings {
             from: from?,
             target: target?,
             public_url: public_url?,
             keys: keys?,
             link_ttl,
-            connections: usize::try_from(connections).unwrap_or(8),
+            connections: usize::try_from(connections).unwrap_or(4),
         };
         match Email::new(settings) {
             Ok(email) => Some(email),

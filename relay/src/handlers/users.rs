@@ -2,42 +2,47 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
 use shared::envelope::Envelope;
-use shared::event::user::{UserEmailVerified, UserRegistered, UserVerificationRequested};
+use shared::event::user::{UserEmailVerified, UserRegistered, UserRegistrationRepeated, UserVerificationRequested};
 use uuid::Uuid;
 
 use super::HandlerError;
 use crate::jobs::Job;
+use crate::mail::args::EmailArgs;
+use crate::mail::template::{ALREADY_REGISTERED, VERIFY_EMAIL, WELCOME};
 
 /// A verification link that comes after this time has passed is of no use to anyone.
 const VERIFICATION_EXPIRES: Duration = Duration::from_secs(24 * 3600);
+/// News of an attempt to register is of no use the day after.
+const ALREADY_REGISTERED_EXPIRES: Duration = Duration::from_secs(24 * 3600);
 /// A welcome that is a week late is worse than none.
 const WELCOME_EXPIRES: Duration = Duration::from_secs(7 * 24 * 3600);
 
-#[derive(Serialize)]
-struct Email<'a> {
-    template: &'static str,
-    locale: &'static str,
-    to: &'a str,
-    name: &'a str,
-    user_id: Uuid,
-}
-
 pub(super) fn send_verification_email(event: &Envelope<UserRegistered>) -> Result<Vec<Job>, HandlerError> {
     let UserRegistered { user_id, email, display_name } = &event.payload;
-    let args = Email { template: "verify_email", locale: "en", to: email, name: display_name, user_id: *user_id };
-    Ok(vec![Job::new("email", "email", &args)?.expires_after(VERIFICATION_EXPIRES)])
+    Ok(vec![mail(VERIFY_EMAIL, *user_id, email, display_name)?.expires_after(VERIFICATION_EXPIRES)])
 }
 
 pub(super) fn resend_verification_email(event: &Envelope<UserVerificationRequested>) -> Result<Vec<Job>, HandlerError> {
     let UserVerificationRequested { user_id, email, display_name } = &event.payload;
-    let args = Email { template: "verify_email", locale: "en", to: email, name: display_name, user_id: *user_id };
-    Ok(vec![Job::new("email", "email", &args)?.expires_after(VERIFICATION_EXPIRES)])
+    Ok(vec![mail(VERIFY_EMAIL, *user_id, email, display_name)?.expires_after(VERIFICATION_EXPIRES)])
+}
+
+pub(super) fn send_already_registered_email(
+    event: &Envelope<UserRegistrationRepeated>,
+) -> Result<Vec<Job>, HandlerError> {
+    let UserRegistrationRepeated { user_id, email, display_name } = &event.payload;
+    Ok(vec![mail(ALREADY_REGISTERED, *user_id, email, display_name)?.expires_after(ALREADY_REGISTERED_EXPIRES)])
 }
 
 pub(super) fn send_welcome_email(event: &Envelope<UserEmailVerified>) -> Result<Vec<Job>, HandlerError> {
     let UserEmailVerified { user_id, email, display_name } = &event.payload;
-    let args = Email { template: "welcome", locale: "en", to: email, name: display_name, user_id: *user_id };
-    Ok(vec![Job::new("email", "email", &args)?.expires_after(WELCOME_EXPIRES)])
+    Ok(vec![mail(WELCOME, *user_id, email, display_name)?.expires_after(WELCOME_EXPIRES)])
+}
+
+/// The one mail that each of these handlers asks for.
+fn mail(template: &'static str, user_id: Uuid, to: &str, name: &str) -> Result<Job, serde_json::Error> {
+    let args =
+        EmailArgs { template: template.into(), locale: "en".into(), to: to.to_owned(), name: name.to_owned(), user_id };
+    Job::new("email", "email", &args)
 }

@@ -17,6 +17,10 @@ use uuid::Uuid;
 
 use super::template::Content;
 
+/// The headers of every mail, in their order.
+const HEADERS: [&str; 8] =
+    ["From", "To", "Subject", "Date", "Message-ID", "Auto-Submitted", "MIME-Version", "Content-Type"];
+
 /// The longest line that a mail may have, without its end (RFC 5322, 2.1.1).
 const LONGEST_LINE: usize = 998;
 
@@ -113,6 +117,9 @@ pub fn build(
         .map_err(|_| MessageError::Build)?;
     let bytes = message.formatted();
     check(&bytes)?;
+    if !headers(&bytes).eq(HEADERS.map(str::as_bytes)) {
+        return Err(MessageError::Bytes("header too many or too few"));
+    }
     Ok(Mail { sender: from.0.email.clone(), recipient, to: to.as_str().to_owned(), id, bytes })
 }
 
@@ -131,6 +138,13 @@ fn mailbox(address: &EmailAddress, international: bool) -> Result<Address, Messa
         return Err(MessageError::Address);
     }
     Address::from_str(text).map_err(|_| MessageError::Address)
+}
+
+/// The names of the headers; what goes on in a second line has none.
+fn headers(bytes: &[u8]) -> impl Iterator<Item = &[u8]> {
+    let lines = bytes.split_inclusive(|byte| *byte == b'\n').take_while(|line| *line != b"\r\n");
+    let firsts = lines.filter(|line| !line.starts_with(b" ") && !line.starts_with(b"\t"));
+    firsts.map(|line| line.split(|byte| *byte == b':').next().unwrap_or_default())
 }
 
 /// Whether these bytes are lines that end in CRLF and nothing else that any server could take for the end of one, none
@@ -168,6 +182,8 @@ mod tests {
     use super::*;
     use proptest::prelude::*;
 
+    const JOB: Uuid = Uuid::from_u128(0x0189_0a5d_ac96_8c34_a21f_d62e_29c9_cbc6);
+
     fn sender(text: &str) -> Result<Sender, String> {
         let mut faults = Faults::new();
         Sender::parse(Some(text.to_owned()), &mut faults).ok_or_else(|| faults.to_string())
@@ -175,13 +191,12 @@ mod tests {
 
     fn mail(to: &str, subject: &str, body: &str) -> Result<Mail, MessageError> {
         let content = Content { subject: subject.to_owned(), text: body.to_owned(), html: body.to_owned() };
-        let job_id = Uuid::from_u128(0x0189_0a5d_ac96_8c34_a21f_d62e_29c9_cbc6);
         let date = OffsetDateTime::from_unix_timestamp(1_700_000_000).unwrap();
         build(
             &sender("Exämple <no-reply@example.com>").unwrap(),
             &EmailAddress::parse(to).unwrap(),
             &content,
-            job_id,
+            JOB,
             date,
         )
     }
@@ -226,6 +241,13 @@ mod tests {
     }
 
     #[test]
+    fn headers_are_counted_as_a_mail_program_does() {
+        let names = |bytes: &'static [u8]| headers(bytes).map(String::from_utf8_lossy).collect::<Vec<_>>();
+        assert_eq!(names(b"A: b\r\n c\r\nBcc: d\r\n\r\nE: f\r\n"), ["A", "Bcc"]);
+        assert_eq!(names(b"A: b\r\n"), ["A"]);
+    }
+
+    #[test]
     fn lax_line_ends_do_not_pass() {
         for bytes in [
             &b"a: b\r\n\r\n.\nx\r\n"[..],
@@ -252,7 +274,9 @@ mod tests {
             let text = String::from_utf8(mail.bytes).unwrap();
             let (head, _) = text.split_once("\r\n\r\n").unwrap();
             let headers = head.split("\r\n").filter(|line| !line.starts_with([' ', '\t'])).count();
-            prop_assert_eq!(headers, 8, "{}", head);
+            prop_assert_eq!(headers, HEADERS.len(), "{}", head);
+            // One boundary before each part and one behind the last; none out of what was put in.
+            prop_assert_eq!(text.matches(&format!("--=_{}", JOB.simple())).count(), 3);
             prop_assert_eq!(text.replace("\r\n", "").matches(['\r', '\n']).count(), 0);
         }
     }

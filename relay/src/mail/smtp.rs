@@ -14,7 +14,7 @@ mod reply;
 mod verdict;
 
 use lettre::transport::smtp::commands::{Data, Mail as MailFrom, Rcpt, Rset};
-use lettre::transport::smtp::extension::{Extension, MailParameter};
+use lettre::transport::smtp::extension::{Extension, MailBodyParameter, MailParameter};
 
 use super::message::Mail;
 use super::target::SmtpServer;
@@ -54,7 +54,7 @@ impl Smtp {
         while let Some(mut connection) = self.pool.take() {
             match transact(&mut connection, mail, lease).await {
                 // The server had enough of this connection while it lay idle: that says nothing of the mail.
-                Err(Stop::Trouble(Phase::Mail, trouble)) if trouble.may_be_stale() => {}
+                Err(Stop::Trouble(Phase::Mail | Phase::OwnMail, trouble)) if trouble.may_be_stale() => {}
                 result => return self.conclude(connection, result),
             }
         }
@@ -67,7 +67,7 @@ impl Smtp {
         }
     }
 
-    fn conclude(&self, connection: Connection, result: Result<(), Stop>) -> Outcome {
+    fn conclude(&self, mut connection: Connection, result: Result<(), Stop>) -> Outcome {
         match result {
             Ok(()) => {
                 self.pool.put(connection);
@@ -75,7 +75,9 @@ impl Smtp {
             }
             Err(Stop::LeaseLost) => Outcome::LeaseLost,
             Err(Stop::Trouble(phase, trouble)) => {
-                if trouble.leaves_connection_usable() {
+                // Within the text, whatever is said next would be taken for text.
+                if phase != Phase::Body && trouble.leaves_connection_usable() {
+                    connection.refused += 1;
                     self.pool.put(connection);
                 }
                 verdict::outcome(phase, &trouble)
@@ -90,19 +92,24 @@ async fn transact(connection: &mut Connection, mail: &Mail, lease: &Lease) -> Re
     let at = |phase| move |trouble| Stop::Trouble(phase, trouble);
     let limits = connection.limits;
 
-    let mut parameters = vec![];
+    // The bodies are encoded: only an international address makes a mail more than ASCII.
+    let (mut parameters, mut phase) = (vec![], Phase::Mail);
     if !mail.bytes.is_ascii() || !AsRef::<str>::as_ref(&mail.recipient).is_ascii() {
         if !connection.server.supports_feature(Extension::SmtpUtfEight) {
-            return Err(at(Phase::Mail)(Trouble::NoInternationalAddresses));
+            return Err(at(Phase::OwnMail)(Trouble::NoInternationalAddresses));
         }
         parameters.push(MailParameter::SmtpUtfEight);
+        if connection.server.supports_feature(Extension::EightBitMime) {
+            parameters.push(MailParameter::Body(MailBodyParameter::EightBitMime));
+        }
+        phase = Phase::OwnMail;
     }
     if std::mem::take(&mut connection.dirty) {
         connection.wire.command(&Rset, 250, limits.command).await.map_err(at(Phase::Mail))?;
     }
     connection.dirty = true;
     let sender = MailFrom::new(Some(mail.sender.clone()), parameters);
-    connection.wire.command(&sender, 250, limits.command).await.map_err(at(Phase::Mail))?;
+    connection.wire.command(&sender, 250, limits.command).await.map_err(at(phase))?;
 
     let recipient = Rcpt::new(mail.recipient.clone(), vec![]);
     connection.wire.command(&recipient, 250, limits.command).await.map_err(at(Phase::Rcpt))?;
@@ -110,6 +117,7 @@ async fn transact(connection: &mut Connection, mail: &Mail, lease: &Lease) -> Re
 
     lease.check().map_err(|_| Stop::LeaseLost)?;
     connection.wire.write_body(&mail.bytes, limits.body).await.map_err(at(Phase::Body))?;
+    connection.wire.not_answered_yet(limits.command).await.map_err(at(Phase::Body))?;
     lease.begin().map_err(|_| Stop::LeaseLost)?;
     connection.wire.write_dot(limits.body).await.map_err(at(Phase::Dot))?;
     connection.wire.reply(250, limits.dot).await.map_err(at(Phase::Dot))?;

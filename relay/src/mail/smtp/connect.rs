@@ -1,5 +1,6 @@
 //! Making a connection: TCP, TLS, EHLO, AUTH. Whatever goes wrong here is about the server, never about a mail.
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -47,6 +48,8 @@ pub(super) struct Connection {
     pub(super) dirty: bool,
     /// Mails sent on it.
     pub(super) mails: u32,
+    /// Mails refused on it.
+    pub(super) refused: u32,
     /// When it was last used.
     pub(super) used: Instant,
 }
@@ -55,7 +58,8 @@ pub(super) struct Connection {
 pub(super) struct Connector {
     server: SmtpServer,
     tls: TlsConnector,
-    hello: ClientId,
+    /// This machine's name, if it has one that a mail server would take.
+    name: Option<ClientId>,
     limits: Limits,
 }
 
@@ -64,30 +68,31 @@ type Failed = (Phase, Trouble);
 impl Connector {
     pub(super) fn new(server: SmtpServer) -> Result<Self, String> {
         let limits = Limits::new(server.timeout);
-        Ok(Self { tls: tls_connector(&server)?, server, hello: ClientId::default(), limits })
+        Ok(Self { tls: tls_connector(&server)?, server, name: full_name(ClientId::default()), limits })
     }
 
     /// Connects, encrypts and logs in.
     pub(super) async fn connect(&self) -> Result<Connection, Failed> {
         let limit = self.limits.command;
         let tcp = within(self.limits.connect, self.tcp()).await.map_err(at(Phase::Connect))?;
+        let hello = &self.hello(&tcp);
         let (mut wire, server) = match self.server.tls {
             TlsMode::None => {
                 let mut wire = boxed(tcp);
                 wire.reply(220, limit).await.map_err(at(Phase::Connect))?;
-                let server = self.ehlo(&mut wire).await?;
+                let server = self.ehlo(&mut wire, hello).await?;
                 (wire, server)
             }
             TlsMode::Implicit => {
                 let mut wire = self.handshake(tcp).await?;
                 wire.reply(220, limit).await.map_err(at(Phase::Connect))?;
-                let server = self.ehlo(&mut wire).await?;
+                let server = self.ehlo(&mut wire, hello).await?;
                 (wire, server)
             }
             TlsMode::StartTls => {
                 let mut plain = Wire::new(tcp);
                 plain.reply(220, limit).await.map_err(at(Phase::Connect))?;
-                let offered = self.ehlo(&mut plain).await?;
+                let offered = self.ehlo(&mut plain, hello).await?;
                 if !offered.supports_feature(Extension::StartTls) {
                     return Err((Phase::Tls, Trouble::Protocol("does not offer STARTTLS")));
                 }
@@ -95,30 +100,47 @@ impl Connector {
                 let tcp = plain.into_stream().await.map_err(at(Phase::Tls))?;
                 let mut wire = self.handshake(tcp).await?;
                 // What was offered before the handshake may have been anybody's offer.
-                let server = self.ehlo(&mut wire).await?;
+                let server = self.ehlo(&mut wire, hello).await?;
                 (wire, server)
             }
         };
         self.log_in(&mut wire, &server).await.map_err(at(Phase::Auth))?;
-        Ok(Connection { wire, server, limits: self.limits, dirty: false, mails: 0, used: Instant::now() })
+        Ok(Connection { wire, server, limits: self.limits, dirty: false, mails: 0, refused: 0, used: Instant::now() })
     }
 
     async fn tcp(&self) -> Result<TcpStream, Trouble> {
         let addresses = tokio::net::lookup_host((self.server.host.as_str(), self.server.port))
             .await
             .map_err(|error| Trouble::Lost(format!("the server's name can't be resolved ({})", error.kind())))?;
+        let addresses: Vec<_> = addresses.collect();
+        // One address that swallows everything, such as IPv6 on half a network, must leave time for the next.
+        let share = self.limits.connect / u32::try_from(addresses.len()).unwrap_or(u32::MAX).max(1);
         let mut last = Trouble::Lost("the server's name has no address".to_owned());
         for address in addresses {
-            match TcpStream::connect(address).await {
+            let connecting = async {
+                let stream = TcpStream::connect(address).await;
+                stream.map_err(|error| Trouble::Lost(format!("can't connect ({})", error.kind())))
+            };
+            match within(share, connecting).await {
                 Ok(stream) => {
                     // Without it each mail waits for a delayed acknowledgement.
                     stream.set_nodelay(true).map_err(lost)?;
                     return Ok(stream);
                 }
-                Err(error) => last = Trouble::Lost(format!("can't connect ({})", error.kind())),
+                Err(trouble) => last = trouble,
             }
         }
         Err(last)
+    }
+
+    /// How this machine introduces itself: by its full name, else by the address that the server sees.
+    fn hello(&self, tcp: &TcpStream) -> Ehlo {
+        let address = || match tcp.local_addr().map(|address| address.ip().to_canonical()) {
+            Ok(IpAddr::V4(ip)) => ClientId::Ipv4(ip),
+            Ok(IpAddr::V6(ip)) => ClientId::Ipv6(ip),
+            Err(_) => ClientId::Ipv4(Ipv4Addr::LOCALHOST),
+        };
+        Ehlo::new(self.name.clone().unwrap_or_else(address))
     }
 
     async fn handshake(&self, tcp: TcpStream) -> Result<Wire<Box<dyn Stream>>, Failed> {
@@ -132,10 +154,9 @@ impl Connector {
         Ok(boxed(within(self.limits.connect, handshake).await.map_err(at(Phase::Tls))?))
     }
 
-    async fn ehlo<S: Stream>(&self, wire: &mut Wire<S>) -> Result<ServerInfo, Failed> {
-        let hello = Ehlo::new(self.hello.clone());
-        let reply = wire.command(&hello, 250, self.limits.command).await.map_err(at(Phase::Ehlo))?;
-        ServerInfo::from_response(reply.response())
+    async fn ehlo<S: Stream>(&self, wire: &mut Wire<S>, hello: &Ehlo) -> Result<ServerInfo, Failed> {
+        let reply = wire.command(hello, 250, self.limits.command).await.map_err(at(Phase::Ehlo))?;
+        ServerInfo::from_response(&reply.in_capitals())
             .map_err(|_| (Phase::Ehlo, Trouble::Protocol("has a reply to EHLO that can't be read")))
     }
 
@@ -162,6 +183,15 @@ impl Connector {
 
     async fn auth_step<S: Stream>(&self, wire: &mut Wire<S>, auth: &Auth) -> Result<Reply, Trouble> {
         wire.ask(auth, &[235, 334], self.limits.command).await
+    }
+}
+
+/// A name with a domain and nothing but what names are made of; others are refused by many servers.
+fn full_name(name: ClientId) -> Option<ClientId> {
+    let plain = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '.');
+    match &name {
+        ClientId::Domain(text) if text.trim_matches('.').contains('.') && text.chars().all(plain) => Some(name),
+        _ => None,
     }
 }
 
@@ -194,4 +224,20 @@ fn tls_connector(server: &SmtpServer) -> Result<TlsConnector, String> {
         .with_root_certificates(roots)
         .with_no_client_auth();
     Ok(TlsConnector::from(Arc::new(config)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_full_names_are_told() {
+        let told = |name: &str| full_name(ClientId::Domain(name.to_owned())).is_some();
+        for name in ["relay.example.com", "r-1.example.com"] {
+            assert!(told(name), "{name}");
+        }
+        for name in ["", "relay", "relay.", "my relay.example.com", "a.b\r\nRSET", "rel\u{e9}.example.com"] {
+            assert!(!told(name), "{name}");
+        }
+    }
 }

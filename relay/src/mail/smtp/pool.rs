@@ -10,6 +10,10 @@ use super::connect::Connection;
 /// After so many mails a connection is closed: servers have caps, and load balancers only act on new connections.
 const MOST_MAILS: u32 = 100;
 
+/// After so many refused mails a connection is closed: servers count refusals per connection, and cut off whoever comes
+/// next.
+const MOST_REFUSED: u32 = 5;
+
 /// Servers close what lies idle for minutes, and count it meanwhile.
 const IDLE: Duration = Duration::from_secs(15);
 
@@ -35,7 +39,7 @@ impl Pool {
 
     /// Gives one back.
     pub(super) fn put(&self, mut connection: Connection) {
-        if connection.mails >= MOST_MAILS {
+        if connection.mails >= MOST_MAILS || connection.refused >= MOST_REFUSED {
             tokio::spawn(goodbye(connection));
             return;
         }

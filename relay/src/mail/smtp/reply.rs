@@ -68,9 +68,24 @@ impl Reply {
         &self.response
     }
 
+    /// The same in capitals: what a server offers may come in any case, and the library knows one. So does `AUTH=`, an
+    /// old way to write `AUTH `.
+    pub(super) fn in_capitals(&self) -> Response {
+        let capitals = |line: &str| line.to_ascii_uppercase().replacen("AUTH=", "AUTH ", 1);
+        Response::new(self.response.code(), self.response.message().map(capitals).collect())
+    }
+
     /// Code and text on one line.
     pub(super) fn text(&self) -> String {
         format!("{} {}", self.code(), self.response.message().collect::<Vec<_>>().join(" "))
+    }
+
+    /// The codes without the words.
+    pub(super) fn numbers(&self) -> String {
+        match self.enhanced() {
+            Some((class, subject, detail)) => format!("{} {class}.{subject}.{detail}", self.code()),
+            None => self.code().to_string(),
+        }
     }
 
     /// The enhanced status code (RFC 3463), if it is there and of the reply's class.
@@ -102,8 +117,11 @@ impl Reply {
 
 #[cfg(test)]
 mod tests {
-    use super::*;
+    use lettre::transport::smtp::authentication::Mechanism;
+    use lettre::transport::smtp::extension::{Extension, ServerInfo};
     use proptest::prelude::*;
+
+    use super::*;
 
     fn whole(text: &str) -> Reply {
         match Reply::parse(text.as_bytes()) {
@@ -129,6 +147,15 @@ mod tests {
         }
         assert!(matches!(Reply::parse(&[b'2'; LONGEST_LINE + 1]), Parsed::Garbage));
         assert!(matches!(Reply::parse("250-x\r\n".repeat(20_000).as_bytes()), Parsed::Garbage));
+    }
+
+    #[test]
+    fn offers_may_come_in_any_case() {
+        let reply = whole("250-mx.example.org\r\n250-StartTls\r\n250-smtputf8\r\n250 AUTH=plain login\r\n");
+        let server = ServerInfo::from_response(&reply.in_capitals()).unwrap();
+        for offer in [Extension::StartTls, Extension::SmtpUtfEight, Extension::Authentication(Mechanism::Login)] {
+            assert!(server.supports_feature(offer), "{offer}");
+        }
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The table: how far a mail came and what went wrong, to what that means for its job. Pure.
 //!
-//! Up to MAIL, nothing that goes wrong is about this mail: every other one would have met the same, so the service counts
-//! as away and no attempt is spent. From RCPT on it is this mail's own failure: one bad domain must not stop all mail.
-//! Only what is lost after the final dot leaves a doubt.
+//! Before MAIL, nothing that goes wrong is about this mail: every other one would have met the same, so the service
+//! counts as away and no attempt is spent. MAIL says the same for every mail as well, so what breaks there, and a reply
+//! that is about the server or our access to it, counts so too; any other reply is taken at its word. From RCPT on it is
+//! this mail's own failure: one bad domain must not stop all mail. Only what is lost after the final dot leaves a doubt.
 
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ pub(super) enum Phase {
     Auth,
     /// MAIL FROM.
     Mail,
+    /// MAIL FROM with a parameter that only this mail needs: what goes wrong may be about this mail.
+    OwnMail,
     /// RCPT TO.
     Rcpt,
     /// DATA, up to 354.
@@ -40,7 +43,7 @@ impl Phase {
             Self::Tls => "tls",
             Self::Ehlo => "ehlo",
             Self::Auth => "auth",
-            Self::Mail => "mail",
+            Self::Mail | Self::OwnMail => "mail",
             Self::Rcpt => "rcpt",
             Self::Data => "data",
             Self::Body => "body",
@@ -69,8 +72,8 @@ impl Trouble {
     pub(super) fn may_be_stale(&self) -> bool {
         match self {
             Self::Reply(reply) => reply.code() == 421,
-            Self::Lost(_) | Self::Protocol(_) => true,
-            Self::Timeout(_) | Self::NoInternationalAddresses => false,
+            Self::Lost(_) | Self::Protocol(_) | Self::Timeout(_) => true,
+            Self::NoInternationalAddresses => false,
         }
     }
 
@@ -83,8 +86,10 @@ impl Trouble {
         }
     }
 
-    fn text(&self) -> String {
+    fn text(&self, phase: Phase) -> String {
         match self {
+            // A server may quote the line that it did not like, and here that line is the password.
+            Self::Reply(reply) if phase == Phase::Auth => reply.numbers(),
             Self::Reply(reply) => reply.text(),
             Self::Lost(reason) => reason.clone(),
             Self::Timeout(limit) => format!("no answer within {} s", limit.as_secs_f64()),
@@ -96,7 +101,7 @@ impl Trouble {
 
 /// What it means.
 pub(super) fn outcome(phase: Phase, trouble: &Trouble) -> Outcome {
-    let error = format!("{}: {}", phase.as_str(), trouble.text());
+    let error = format!("{}: {}", phase.as_str(), trouble.text(phase));
     let code = match trouble {
         Trouble::Reply(reply) => Some(i32::from(reply.code())),
         _ => None,
@@ -108,22 +113,19 @@ pub(super) fn outcome(phase: Phase, trouble: &Trouble) -> Outcome {
     match (phase, trouble) {
         (_, Trouble::NoInternationalAddresses) => failed(Meaning::Permanent),
         (Phase::Connect | Phase::Tls | Phase::Ehlo | Phase::Auth, _) => Outcome::Away(error),
-        // The sender is the same for every mail. A server that refuses it for good says so of each; but when it says
-        // that we are not let in, no mail is to blame.
-        (Phase::Mail, Trouble::Reply(reply)) if reply.code() >= 500 && !is_about_access(reply) => {
-            failed(Meaning::Permanent)
-        }
-        (Phase::Mail, _) => Outcome::Away(error),
+        (Phase::Mail, Trouble::Reply(reply)) if is_about_the_server(reply) => Outcome::Away(error),
+        (Phase::Mail, Trouble::Lost(_) | Trouble::Timeout(_) | Trouble::Protocol(_)) => Outcome::Away(error),
         (_, Trouble::Reply(reply)) if reply.code() >= 500 => failed(Meaning::Permanent),
         (_, Trouble::Reply(reply)) if reply.code() >= 400 => transient(reply.wish()),
-        (Phase::Rcpt | Phase::Data | Phase::Body, _) => transient(None),
+        (Phase::Mail | Phase::OwnMail | Phase::Rcpt | Phase::Data | Phase::Body, _) => transient(None),
         (Phase::Dot, _) => failed(Meaning::InDoubt),
     }
 }
 
-/// Login required, refused, or the like (RFC 4954, and 5.7.x of RFC 3463).
-fn is_about_access(reply: &Reply) -> bool {
-    matches!(reply.code(), 530 | 534 | 535 | 538) || matches!(reply.enhanced(), Some((5, 7, _)))
+/// Going down; a login that is missing or refused (RFC 4954); the server's own state and policy (x.3.x and x.7.x of
+/// RFC 3463).
+fn is_about_the_server(reply: &Reply) -> bool {
+    matches!(reply.code(), 421 | 530 | 534 | 535 | 538) || matches!(reply.enhanced(), Some((_, 3 | 7, _)))
 }
 
 #[cfg(test)]
@@ -131,12 +133,13 @@ mod tests {
     use super::super::reply::Parsed;
     use super::*;
 
-    const PHASES: [Phase; 9] = [
+    const PHASES: [Phase; 10] = [
         Phase::Connect,
         Phase::Tls,
         Phase::Ehlo,
         Phase::Auth,
         Phase::Mail,
+        Phase::OwnMail,
         Phase::Rcpt,
         Phase::Data,
         Phase::Body,
@@ -165,21 +168,33 @@ mod tests {
     #[test]
     fn the_whole_table() {
         for (trouble, expected) in [
-            (reply("421 4.3.2 shutting down"), "aaaaarrrr"),
-            (reply("450 4.2.1 mailbox busy"), "aaaaarrrr"),
-            (reply("451"), "aaaaarrrr"),
-            (reply("535 5.7.8 bad password"), "aaaaadddd"),
-            (reply("530 5.7.0 login first"), "aaaaadddd"),
-            (reply("550 5.7.1 relaying denied"), "aaaaadddd"),
-            (reply("550 5.1.1 no such user"), "aaaaddddd"),
-            (reply("554"), "aaaaddddd"),
-            (Trouble::Lost("reset".into()), "aaaaarrr?"),
-            (Trouble::Timeout(Duration::from_secs(1)), "aaaaarrr?"),
-            (Trouble::Protocol("said nonsense"), "aaaaarrr?"),
-            (Trouble::NoInternationalAddresses, "ddddddddd"),
+            (reply("421 4.3.2 shutting down"), "aaaaarrrrr"),
+            (reply("421"), "aaaaarrrrr"),
+            (reply("452 4.3.1 out of space"), "aaaaarrrrr"),
+            (reply("450 4.7.1 too many mails"), "aaaaarrrrr"),
+            (reply("450 4.2.1 mailbox busy"), "aaaarrrrrr"),
+            (reply("451"), "aaaarrrrrr"),
+            (reply("535 5.7.8 bad password"), "aaaaaddddd"),
+            (reply("530 5.7.0 login first"), "aaaaaddddd"),
+            (reply("530"), "aaaaaddddd"),
+            (reply("550 5.7.1 relaying denied"), "aaaaaddddd"),
+            (reply("550 5.1.1 no such user"), "aaaadddddd"),
+            (reply("552 4.2.2 classes that do not agree"), "aaaadddddd"),
+            (reply("554"), "aaaadddddd"),
+            (Trouble::Lost("reset".into()), "aaaaarrrr?"),
+            (Trouble::Timeout(Duration::from_secs(1)), "aaaaarrrr?"),
+            (Trouble::Protocol("said nonsense"), "aaaaarrrr?"),
+            (Trouble::NoInternationalAddresses, "dddddddddd"),
         ] {
             assert_eq!(row(&trouble), expected, "{trouble:?}");
         }
+    }
+
+    #[test]
+    fn no_word_of_a_server_is_kept_while_it_is_told_a_password() {
+        let said = reply("500 5.5.2 what is AUTH PLAIN AGFkYQBzZWNyZXQ=?");
+        assert_eq!(outcome(Phase::Auth, &said), Outcome::Away("auth: 500 5.5.2".to_owned()));
+        assert_eq!(outcome(Phase::Auth, &reply("535")), Outcome::Away("auth: 535".to_owned()));
     }
 
     #[test]

@@ -87,16 +87,27 @@ impl<S: Stream> Wire<S> {
             code if wanted.contains(&code) => Ok(reply),
             200..=299 if wanted.contains(&250) => Ok(reply),
             400..=599 => Err(Trouble::Reply(reply)),
+            _ if wanted.is_empty() => Err(UNASKED),
             _ => Err(Trouble::Protocol("gave a reply that does not belong here")),
         }
     }
 
     /// Writes a mail, with the dots at the beginning of lines doubled. Its lines end in CRLF, the last one too.
     pub(super) async fn write_body(&mut self, mail: &[u8], limit: Duration) -> Result<(), Trouble> {
+        self.not_answered_yet(limit).await?;
         self.write(&stuff_dots(mail), limit).await
     }
 
-    /// Writes the final dot.
+    /// Fails if the server has said anything: before the final dot there is nothing to say yes to, and a no is one.
+    pub(super) async fn not_answered_yet(&mut self, limit: Duration) -> Result<(), Trouble> {
+        self.nothing_unread().await?;
+        if self.received.is_empty() {
+            return Ok(());
+        }
+        self.accept(&[], limit).await.map(drop)
+    }
+
+    /// Writes the final dot. Ask [`Wire::not_answered_yet`] first.
     pub(super) async fn write_dot(&mut self, limit: Duration) -> Result<(), Trouble> {
         self.write(b".\r\n", limit).await
     }
