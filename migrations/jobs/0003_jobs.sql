@@ -80,9 +80,11 @@ CREATE TABLE aftercommit.processes (
     process_id uuid        NOT NULL,
     name       text        NOT NULL,
     counter    bigint      NOT NULL DEFAULT 0,
+    lease      double precision NOT NULL,      -- seconds that others wait, at least, before they take it for dead
     started_at timestamptz NOT NULL DEFAULT now(),
 
-    CONSTRAINT processes_pkey PRIMARY KEY (process_id)
+    CONSTRAINT processes_pkey  PRIMARY KEY (process_id),
+    CONSTRAINT processes_lease CHECK (lease > 0)
 );
 
 GRANT SELECT, INSERT, UPDATE, DELETE ON aftercommit.jobs         TO aftercommit_jobs;

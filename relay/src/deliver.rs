@@ -89,7 +89,7 @@ impl Kinds {
 pub struct Settings {
     /// The most jobs that are claimed at once.
     pub batch: usize,
-    /// How long a silent process keeps its claims. The same for all relays on a jobs database.
+    /// How long a silent process keeps its claims.
     pub lease: Duration,
     /// How often to look for due jobs when nobody rang.
     pub poll: Duration,
@@ -153,12 +153,17 @@ pub async fn run(context: &Context, stop: &CancellationToken) {
             if stop.is_cancelled() && engine.holds_nothing() {
                 return;
             }
-            let news = context.health.ill(PART, format!("jobs database: {error}"));
-            if news || log.may_speak() {
+            context.health.ill(PART, format!("jobs database: {error}"));
+            if log.may_speak() {
                 tracing::warn!(%error, "delivery has no jobs database; trying again");
             }
             // A process that holds claims must be back well before its lease is over.
-            tokio::time::sleep(pace.next_delay().min(context.settings.lease / 8)).await;
+            let pause = tokio::time::sleep(pace.next_delay().min(context.settings.lease / 8));
+            let stopping = stop.is_cancelled();
+            tokio::select! {
+                () = pause => {}
+                () = stop.cancelled(), if !stopping => {}
+            }
         }
     };
     let gave_up = tokio::select! {

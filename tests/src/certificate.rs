@@ -22,6 +22,8 @@ impl Certificate {
         let mut openssl = Command::new("openssl");
         openssl.args(["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes", "-days", "1"]);
         openssl.arg("-subj").arg(format!("/CN={host}")).arg("-addext").arg(format!("subjectAltName={kind}:{host}"));
+        // Without this it says that it is an authority, which rustls takes for no server's certificate.
+        openssl.args(["-addext", "basicConstraints=critical,CA:FALSE"]);
         openssl.arg("-keyout").arg(&made.key).arg("-out").arg(&made.certificate).stdin(Stdio::null());
         let output = openssl.output().context("cannot run openssl")?;
         ensure!(output.status.success(), "openssl: {}", String::from_utf8_lossy(&output.stderr));

@@ -57,6 +57,11 @@ impl ProcessLease {
         Arc::new(Self { length, until: AtomicU64::new(0), revoked: AtomicBool::new(false) })
     }
 
+    /// How long it is from each renewal on.
+    pub fn length(&self) -> Duration {
+        self.length
+    }
+
     /// The counter was bumped by a statement that was sent at this time.
     pub fn extend(&self, sent: Boot) {
         let until = sent.plus(self.length - self.length / UNUSED_PART);

@@ -24,9 +24,9 @@ impl Identity {
     }
 }
 
-/// Makes the identity known: $1 process, $2 name for people.
+/// Makes the identity known: $1 process, $2 name for people, $3 lease in seconds.
 pub const REGISTER: &str = "
-INSERT INTO aftercommit.processes (process_id, name) VALUES ($1, $2) ON CONFLICT DO NOTHING";
+INSERT INTO aftercommit.processes (process_id, name, lease) VALUES ($1, $2, $3) ON CONFLICT DO NOTHING";
 
 /// Bumps the counter, so that nobody takes the process for dead: $1 process.
 pub const RENEW: &str = "
@@ -46,8 +46,9 @@ SELECT job_id, claim FROM aftercommit.jobs WHERE state = 'running' AND claimed_b
 ///
 /// # Errors
 /// When the database does not answer; doing it again is harmless.
-pub async fn register(session: &Session, process: Uuid, name: &str) -> Result<(), Error> {
-    in_time(session.client.execute(&session.register, &[&process, &name])).await.map(drop)
+pub async fn register(session: &Session, identity: &Identity, name: &str) -> Result<(), Error> {
+    let lease = identity.lease.length().as_secs_f64();
+    in_time(session.client.execute(&session.register, &[&identity.id, &name, &lease])).await.map(drop)
 }
 
 /// Renews the lease. `false`: the row is gone, and with it all claims.

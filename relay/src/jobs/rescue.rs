@@ -1,7 +1,8 @@
 //! Rescue: taking over the claims of a process that died, by watching it rather than by any clock that two machines
 //! would have to agree on.
 //!
-//! A process is taken for dead when its counter stood still for a whole lease on the watcher's own monotonic clock,
+//! A process is taken for dead when its counter stood still for a whole lease (its own or the watcher's, whichever is
+//! longer) on the watcher's monotonic clock,
 //! while the watcher looked often enough to know that the database was there all the time: an outage that everybody
 //! has seen proves nothing about anyone. Taking the claims removes the process's row in the same statement, which is
 //! how a process that was only slow learns that it lost them.
@@ -15,7 +16,7 @@ use super::session::{Session, in_time};
 use super::transition::DEAD_AFTER_CRASHES;
 use crate::postgres::Error;
 
-/// Every process with its counter and whether it holds claims, and every holder that has no row (counter -1).
+/// Every process with its counter, its lease and whether it holds claims, and every holder that has no row (counter -1).
 pub const PROCESSES: &str = "
 WITH RECURSIVE holder AS (
     (SELECT claimed_by FROM aftercommit.jobs WHERE state = 'running' ORDER BY claimed_by LIMIT 1)
@@ -25,11 +26,11 @@ WITH RECURSIVE holder AS (
             ORDER BY claimed_by LIMIT 1)
     FROM holder WHERE holder.claimed_by IS NOT NULL
 )
-SELECT process_id, counter,
+SELECT process_id, counter, lease,
        EXISTS (SELECT FROM aftercommit.jobs WHERE state = 'running' AND claimed_by = process_id) AS holds
 FROM aftercommit.processes
 UNION ALL
-SELECT claimed_by, -1, true
+SELECT claimed_by, -1, 0, true
 FROM holder
 WHERE claimed_by IS NOT NULL
   AND NOT EXISTS (SELECT FROM aftercommit.processes WHERE process_id = claimed_by)";
@@ -94,6 +95,8 @@ pub struct Seen {
     pub process: Uuid,
     /// How far its counter is.
     pub counter: i64,
+    /// Its own idea of the lease.
+    pub lease: Duration,
     /// Whether it holds claims.
     pub holds: bool,
 }
@@ -105,7 +108,10 @@ pub struct Seen {
 pub async fn look(session: &Session) -> Result<Vec<Seen>, Error> {
     let rows = in_time(session.client.query(&session.processes, &[])).await?;
     rows.iter()
-        .map(|row| Ok(Seen { process: row.try_get(0)?, counter: row.try_get(1)?, holds: row.try_get(2)? }))
+        .map(|row| {
+            let lease = Duration::try_from_secs_f64(row.try_get(2)?).unwrap_or_default();
+            Ok(Seen { process: row.try_get(0)?, counter: row.try_get(1)?, lease, holds: row.try_get(3)? })
+        })
         .collect()
 }
 
@@ -129,7 +135,7 @@ pub struct Observer {
 }
 
 impl Observer {
-    /// One that has seen nothing. All relays on a jobs database must have the same lease.
+    /// One that has seen nothing.
     pub fn new(lease: Duration) -> Self {
         Self { lease, last_look: None, seen: HashMap::new() }
     }
@@ -164,7 +170,7 @@ impl Observer {
                 self.seen.insert(row.process, (row.counter, answered));
                 continue;
             }
-            let patience = if row.holds { self.lease } else { tidy_after };
+            let patience = if row.holds { self.lease.max(row.lease) } else { tidy_after };
             if sent.saturating_duration_since(since) >= patience {
                 dead.push(*row);
             }

@@ -4,7 +4,7 @@ use proptest::prelude::*;
 const LEASE: Duration = Duration::from_secs(8);
 
 fn row(counter: i64, holds: bool) -> Seen {
-    Seen { process: Uuid::from_u128(1), counter, holds }
+    Seen { process: Uuid::from_u128(1), counter, lease: Duration::from_secs(1), holds }
 }
 
 /// Looks at these times (in milliseconds), each taking 10 ms; says at which look the process was taken for dead.
@@ -28,6 +28,13 @@ fn a_counter_that_stands_still_for_a_whole_lease_is_a_dead_process() {
 fn a_counter_that_moves_is_a_living_process() {
     let looks: Vec<_> = (0..60).map(|n| (n * 2_000, row((n / 3) as i64, true))).collect();
     assert_eq!(dead_at(&looks), None);
+}
+
+#[test]
+fn a_process_with_a_longer_lease_gets_it() {
+    let patient = Seen { lease: LEASE * 3, ..row(7, true) };
+    let looks: Vec<_> = (0..20).map(|n| (n * 2_000, patient)).collect();
+    assert_eq!(dead_at(&looks), Some(26_000));
 }
 
 #[test]

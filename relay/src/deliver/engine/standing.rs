@@ -20,11 +20,12 @@ impl Engine<'_> {
     /// answer was lost.
     pub(in crate::deliver) async fn resume(&mut self, session: &Session) -> Result<(), Error> {
         if self.held() == 0 {
-            process::register(session, self.identity.id, &self.context.name).await?;
+            process::register(session, &self.identity, &self.context.name).await?;
         } else {
             self.renew(session).await?;
         }
         self.next_look = Instant::now();
+        self.wake();
         Ok(())
     }
 
@@ -48,7 +49,7 @@ impl Engine<'_> {
         self.lines.iter_mut().for_each(|line| line.queue.clear());
         self.identity = Identity::new(self.context.settings.lease);
         self.renewed = None;
-        process::register(session, self.identity.id, &self.context.name).await
+        process::register(session, &self.identity, &self.context.name).await
     }
 
     /// Looks at the other processes, at what the database says this one holds, and at kinds nobody here knows.
