@@ -159,5 +159,4 @@ fn without(text: &str, address: &str) -> String {
 }
 
 #[cfg(test)]
-#[path = "mail/tests.rs"]
 mod tests;
