@@ -1,0 +1,42 @@
+//! What people can ask for: one use case a file, each one unit of work. No HTTP here, and no SQL.
+
+pub mod register_user;
+pub mod read_user;
+pub mod verify_email;
+pub mod request_verification;
+
+use std::time::Duration;
+
+use crate::database::{ALIVE, DatabaseError, answer};
+use crate::store::limits::{self, Limit, Subject};
+use crate::unit_of_work::{Context, WorkError};
+
+/// Why a command was not carried out.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// The database.
+    #[error(transparent)]
+    Work(#[from] WorkError),
+    /// Asked too often.
+    #[error("asked too often")]
+    TooOften(Duration),
+}
+
+impl From<DatabaseError> for CommandError {
+    fn from(error: DatabaseError) -> Self {
+        Self::Work(error.into())
+    }
+}
+
+/// Takes one permit of each subject that is limited. `Some` is how long to wait when one has none left.
+async fn take(context: &Context, wanted: &[(String, Option<Limit>)]) -> Result<Option<Duration>, DatabaseError> {
+    let limited = wanted.iter().filter_map(|(name, limit)| Some(Subject { name: name.clone(), limit: (*limit)? }));
+    let subjects: Vec<Subject> = limited.collect();
+    if subjects.is_empty() {
+        return Ok(None);
+    }
+    let mut connection = context.database.connection(ALIVE).await?;
+    let wait = answer("take permits", limits::take(&mut connection, &subjects)).await?;
+    connection.give_back();
+    Ok(wait)
+}

@@ -1,0 +1,70 @@
+//! `api`: people register, read and verify accounts over HTTP.
+//!
+//! Modules are in the order in which a request meets them. Each change is one unit of work: the aggregate's row and
+//! its events are written in one transaction, and nothing else is: emails, and whatever else follows from an event,
+//! are the relay's business, which this binary knows nothing about but a wake-up call.
+
+mod config;
+mod serve;
+mod http;
+mod trace;
+mod commands;
+mod domain;
+mod unit_of_work;
+mod store;
+mod database;
+mod schema;
+mod readiness;
+mod wake;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+use shared::telemetry;
+
+use config::{Cli, Command};
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let outcome = match cli.command {
+        None | Some(Command::Serve) => config::Serve::read(cli.settings).map(Mode::Serve),
+        Some(Command::Migrate) => config::Migrate::read(cli.settings).map(Mode::Migrate),
+    };
+    let mode = match outcome {
+        Ok(mode) => mode,
+        Err(faults) => {
+            telemetry::complain(&faults.to_string());
+            return ExitCode::from(2);
+        }
+    };
+    telemetry::init(mode.logging());
+    shared::settings::warn_about_unknown_variables(config::VARIABLES);
+    let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            telemetry::complain(&format!("can't start: {error}"));
+            return ExitCode::FAILURE;
+        }
+    };
+    let code = match mode {
+        Mode::Serve(config) => runtime.block_on(serve::serve(config)),
+        Mode::Migrate(config) => runtime.block_on(schema::migrate(config)),
+    };
+    // Whatever still runs after its grace is not waited for.
+    runtime.shutdown_background();
+    code
+}
+
+enum Mode {
+    Serve(config::Serve),
+    Migrate(config::Migrate),
+}
+
+impl Mode {
+    fn logging(&self) -> &telemetry::Logging {
+        match self {
+            Self::Serve(config) => &config.logging,
+            Self::Migrate(config) => &config.logging,
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! The SQL of `api`, one home per table. Nothing here begins or ends a transaction.
+
+pub mod users;
+pub mod outbox;
+pub mod limits;

@@ -1,0 +1,111 @@
+//! The table of users.
+
+use serde_json::Value;
+use shared::display_name::DisplayName;
+use shared::email_address::EmailAddress;
+use sqlx::{PgConnection, Row};
+use time::OffsetDateTime;
+use uuid::Uuid;
+
+use super::outbox::{self, Stored, with_events};
+use crate::domain::user::User;
+
+/// Purpose: opens an account with its events. No row comes back when the address has one already; that is no error,
+/// because the server would log an error together with the address.
+const INSERT: &str = with_events!(
+    "INSERT INTO aftercommit.users (user_id, email, email_key, display_name)
+     VALUES ($3, $4, $5, $6)
+     ON CONFLICT (email_key) DO NOTHING
+     RETURNING user_id"
+);
+
+/// Purpose: marks the address as verified, with the events that tell so.
+const UPDATE_VERIFIED: &str = with_events!(
+    "UPDATE aftercommit.users
+        SET email_verified_at = now()
+      WHERE user_id = $3
+     RETURNING user_id"
+);
+
+/// Purpose: stores events of a user whose row is not written; it was locked when it was loaded.
+const APPEND: &str = with_events!("SELECT user_id FROM aftercommit.users WHERE user_id = $3");
+
+macro_rules! select_user {
+    ($rest:literal) => {
+        concat!(
+            "SELECT user_id, email, email_key, display_name, email_verified_at IS NOT NULL AS verified, created_at
+               FROM aftercommit.users ",
+            $rest
+        )
+    };
+}
+
+/// Purpose: a user to look at.
+const READ: &str = select_user!("WHERE user_id = $1");
+
+/// Purpose: a user to change; nobody else changes it until the transaction ends.
+const LOCK: &str = select_user!("WHERE user_id = $1 FOR NO KEY UPDATE");
+
+/// Purpose: the user of an address, to change.
+const LOCK_BY_ADDRESS: &str = select_user!("WHERE email_key = $1 FOR NO KEY UPDATE");
+
+/// Stores a new user with its events; `None` when its address has an account.
+pub async fn insert(
+    connection: &mut PgConnection,
+    user: &User,
+    metadata: &Value,
+) -> Result<Option<Stored>, sqlx::Error> {
+    let query = sqlx::query(INSERT)
+        .bind(outbox::rows(user.recorded()))
+        .bind(metadata)
+        .bind(user.user_id())
+        .bind(user.email().as_str())
+        .bind(user.email().key())
+        .bind(user.display_name().as_str());
+    stored(user, query.fetch_all(connection).await?)
+}
+
+/// Stores a changed user with its events. Its row must have been locked in this transaction.
+pub async fn update(
+    connection: &mut PgConnection,
+    user: &User,
+    metadata: &Value,
+) -> Result<Option<Stored>, sqlx::Error> {
+    let statement = if user.is_newly_verified() { UPDATE_VERIFIED } else { APPEND };
+    let query = sqlx::query(statement).bind(outbox::rows(user.recorded())).bind(metadata).bind(user.user_id());
+    stored(user, query.fetch_all(connection).await?)
+}
+
+/// Loads and locks a user.
+pub async fn lock(connection: &mut PgConnection, user_id: Uuid) -> Result<Option<User>, sqlx::Error> {
+    sqlx::query(LOCK).bind(user_id).fetch_optional(connection).await?.map(restored).transpose()
+}
+
+/// Loads and locks the user of an address.
+pub async fn lock_by_address(connection: &mut PgConnection, email: &EmailAddress) -> Result<Option<User>, sqlx::Error> {
+    sqlx::query(LOCK_BY_ADDRESS).bind(email.key()).fetch_optional(connection).await?.map(restored).transpose()
+}
+
+/// Loads a user to look at, with the time at which the account was opened.
+pub async fn read(connection: &mut PgConnection, user_id: Uuid) -> Result<Option<(User, OffsetDateTime)>, sqlx::Error> {
+    match sqlx::query(READ).bind(user_id).fetch_optional(connection).await? {
+        None => Ok(None),
+        Some(row) => {
+            let created_at = row.try_get("created_at")?;
+            Ok(Some((restored(row)?, created_at)))
+        }
+    }
+}
+
+fn restored(row: sqlx::postgres::PgRow) -> Result<User, sqlx::Error> {
+    let email = EmailAddress::restore(row.try_get("email")?, row.try_get("email_key")?);
+    let display_name = DisplayName::restore(row.try_get("display_name")?);
+    Ok(User::restore(row.try_get("user_id")?, email, display_name, row.try_get("verified")?))
+}
+
+fn stored(user: &User, rows: Vec<sqlx::postgres::PgRow>) -> Result<Option<Stored>, sqlx::Error> {
+    match (rows.first(), user.recorded().first()) {
+        (Some(row), Some(event)) => Ok(Some(Stored { transaction_id: row.try_get(0)?, event_id: event.event_id })),
+        _ => Ok(None),
+    }
+}

@@ -1,0 +1,104 @@
+//! One change of one aggregate: begin, lock its row, change it, store it with its events, commit, wake the relay.
+//!
+//! This is the only place that begins and ends transactions. A unit of work that is dropped without
+//! [`UnitOfWork::commit`] leaves nothing behind: its connection is closed and the server rolls back.
+//!
+//! A COMMIT whose answer does not come may have happened. Then the truth is looked up on another connection, so that
+//! a client is never told that nothing was done when it was, nor the reverse.
+
+mod resolve;
+
+use shared::email_address::EmailAddress;
+use sqlx::Executor;
+use uuid::Uuid;
+
+use crate::database::{Connection, Database, DatabaseError, answer};
+use crate::domain::user::User;
+use crate::store::outbox::Stored;
+use crate::store::users;
+use crate::trace::Trace;
+use crate::wake::Wake;
+
+/// Purpose: opens the transaction. What is answered must be on disk, whatever the server's default; and a transaction
+/// whose client was lost ends soon, so that the fate of its COMMIT can be told.
+const BEGIN: &str = "BEGIN; SET LOCAL synchronous_commit = 'on'; SET LOCAL idle_in_transaction_session_timeout = '5s'";
+
+/// What a unit of work needs, and where the change comes from.
+#[derive(Clone)]
+pub struct Context {
+    /// The application database.
+    pub database: Database,
+    /// Whom to wake after a commit.
+    pub wake: Wake,
+    /// The origin of the change, for its events.
+    pub trace: Trace,
+}
+
+/// An open transaction on one aggregate.
+pub struct UnitOfWork<'a> {
+    context: &'a Context,
+    connection: Connection,
+    stored: Option<Stored>,
+}
+
+/// Why a change was not, or perhaps not, made.
+#[derive(Debug, thiserror::Error)]
+pub enum WorkError {
+    /// It was certainly not made.
+    #[error(transparent)]
+    NotDone(#[from] DatabaseError),
+    /// COMMIT was sent, and neither its answer nor its effect could be seen in time.
+    #[error("the outcome of a COMMIT is not known")]
+    Unknown,
+}
+
+impl<'a> UnitOfWork<'a> {
+    /// Opens a transaction.
+    pub async fn begin(context: &'a Context) -> Result<Self, DatabaseError> {
+        let connection = context.database.connection(BEGIN).await?;
+        Ok(Self { context, connection, stored: None })
+    }
+
+    /// Loads a user and locks its row until the end.
+    pub async fn user(&mut self, user_id: Uuid) -> Result<Option<User>, DatabaseError> {
+        answer("lock user", users::lock(&mut self.connection, user_id)).await
+    }
+
+    /// Loads the user of an address and locks its row until the end.
+    pub async fn user_of(&mut self, email: &EmailAddress) -> Result<Option<User>, DatabaseError> {
+        answer("lock user by address", users::lock_by_address(&mut self.connection, email)).await
+    }
+
+    /// Adds a new user with its events; false when its address has an account.
+    pub async fn add(&mut self, user: &User) -> Result<bool, DatabaseError> {
+        let metadata = self.context.trace.metadata();
+        self.stored = answer("insert user", users::insert(&mut self.connection, user, &metadata)).await?;
+        Ok(self.stored.is_some())
+    }
+
+    /// Stores what happened to a user that was loaded here, with its events.
+    pub async fn save(&mut self, user: &User) -> Result<(), DatabaseError> {
+        let metadata = self.context.trace.metadata();
+        self.stored = answer("update user", users::update(&mut self.connection, user, &metadata)).await?;
+        Ok(())
+    }
+
+    /// Ends the transaction: commits what was stored, if anything was, and wakes the relay.
+    pub async fn commit(mut self) -> Result<(), WorkError> {
+        let Some(stored) = self.stored.take() else {
+            answer("ROLLBACK", self.connection.execute("ROLLBACK")).await?;
+            self.connection.give_back();
+            return Ok(());
+        };
+        match answer("COMMIT", self.connection.execute("COMMIT")).await {
+            Ok(_) => self.connection.give_back(),
+            Err(error) => {
+                // Closing the old connection first spares the server a client that will never speak again.
+                drop(self.connection);
+                resolve::committed(&self.context.database, &stored, error).await?;
+            }
+        }
+        self.context.wake.relay();
+        Ok(())
+    }
+}
