@@ -1,6 +1,7 @@
 //! Processes that die, are frozen, are told to stop, or have company.
 
 use anyhow::Result;
+use tests::databases::Role;
 use tests::leash::Signal;
 use tests::smtp_sink::{Rule, Step};
 use tests::wait::until;
@@ -19,26 +20,13 @@ async fn a_relay_killed_between_the_servers_answer_and_the_settlement_sends_the_
     stage.sink.wait_until_held(Step::Dot).await?;
 
     // The settlement can't be written while somebody else has the row.
-    let mut locker = stage.databases.jobs.connect(tests::databases::Role::Superuser).await?;
-    let lock = locker.transaction().await?;
-    lock.execute("SELECT FROM aftercommit.jobs WHERE job_id = $1 FOR UPDATE", &[&job]).await?;
+    let mut locker = stage.databases.jobs.connect(Role::Superuser).await?;
+    let lock = stage.lock(&mut locker, job).await?;
     stage.sink.release(Step::Dot).await?;
-    until("the settlement to be on its way", async || {
-        let waiting = "pg_stat_activity WHERE wait_event_type = 'Lock' AND usename = 'aftercommit_jobs' AND datname = current_database()";
-        let count: i64 = stage.client.query_one(&format!("SELECT count(*) FROM {waiting}"), &[]).await?.get(0);
-        Ok((count > 0).then_some(()))
-    })
-    .await?;
+    stage.wait_until_a_relay_waits_for_the_lock().await?;
     killed.process.kill().await?;
     // PostgreSQL would carry out the statement of a client that is gone.
-    stage
-        .client
-        .execute(
-            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
-             WHERE usename = 'aftercommit_jobs' AND datname = current_database()",
-            &[],
-        )
-        .await?;
+    stage.end_sessions_of_relays().await?;
     lock.rollback().await?;
     assert_eq!(stage.look(job).await?.state, "running");
 

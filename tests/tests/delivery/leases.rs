@@ -3,8 +3,9 @@
 use std::time::Duration;
 
 use anyhow::Result;
+use tests::databases::Role;
 use tests::smtp_sink::{Rule, Step};
-use tests::wait::until;
+use tests::wait::{until, until_within};
 
 use crate::support::{LEASE, Stage};
 
@@ -34,7 +35,8 @@ async fn an_idle_relay_writes_nothing_and_a_busy_one_renews() -> Result<()> {
     stage.sink.rule(Rule::at(Step::Data).times(1).hold()).await?;
     let slow = stage.job("slow@example.org").await?;
     stage.sink.wait_until_held(Step::Data).await?;
-    until("three renewals", async || Ok((counter().await? >= before.0 + 4).then_some(()))).await?;
+    // One by the claim, and one in each third of the lease.
+    until_within(LEASE * 3, "three renewals", async || Ok((counter().await? >= before.0 + 4).then_some(()))).await?;
     // Well beyond its lease by now, had it not renewed.
     tokio::time::sleep(LEASE).await;
     stage.sink.release(Step::Data).await?;
@@ -59,6 +61,28 @@ async fn a_settlement_is_fenced_on_the_very_claim() -> Result<()> {
     let done = stage.wait_for(job, "succeeded").await?;
     assert_eq!(done.attempt, 1);
     assert_eq!(stage.count("jobs WHERE claim = 3").await?, 1);
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_settlement_whose_statement_fails_is_kept_until_it_is_written() -> Result<()> {
+    let test = "a_settlement_whose_statement_fails_is_kept_until_it_is_written";
+    let Some(stage) = Stage::set(test).await? else { return Ok(()) };
+    stage.sink.rule(Rule::at(Step::Dot).times(1).hold()).await?;
+    let job = stage.job("ada@example.org").await?;
+    let relay = stage.relay(&[]).await?;
+    stage.sink.wait_until_held(Step::Dot).await?;
+    let mut locker = stage.databases.jobs.connect(Role::Superuser).await?;
+    let lock = stage.lock(&mut locker, job).await?;
+    stage.sink.release(Step::Dot).await?;
+    stage.wait_until_a_relay_waits_for_the_lock().await?;
+    stage.end_sessions_of_relays().await?;
+    lock.rollback().await?;
+    relay.process.line_with("delivery has no jobs database").await?;
+    let done = stage.wait_for(job, "succeeded").await?;
+    assert_eq!((done.attempt, done.crash_count), (1, 0));
+    assert_eq!(stage.sink.accepted().await?.len(), 1);
+    assert!(!relay.process.output().contains("the claim was taken over"));
     Ok(())
 }
 

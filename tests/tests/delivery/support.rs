@@ -8,7 +8,7 @@ use tests::databases::{Databases, Role};
 use tests::services::{Service, start_relay, verification_keys};
 use tests::smtp_sink::SmtpSink;
 use tests::wait::until;
-use tokio_postgres::Client;
+use tokio_postgres::{Client, Transaction};
 use uuid::Uuid;
 
 /// Short enough for tests, and long enough for a busy machine.
@@ -191,6 +191,32 @@ impl Stage {
             duration: row.get(6),
         };
         Ok(rows.iter().map(attempt).collect())
+    }
+
+    /// Takes a job's row for the superuser's own, so that nobody else can write it.
+    pub async fn lock<'a>(&self, locker: &'a mut Client, job_id: Uuid) -> Result<Transaction<'a>> {
+        let lock = locker.transaction().await?;
+        lock.execute("SELECT FROM aftercommit.jobs WHERE job_id = $1 FOR UPDATE", &[&job_id]).await?;
+        Ok(lock)
+    }
+
+    /// Waits until a relay's statement waits for such a lock.
+    pub async fn wait_until_a_relay_waits_for_the_lock(&self) -> Result<()> {
+        let sql = "SELECT count(*) FROM pg_stat_activity
+                   WHERE wait_event_type = 'Lock' AND usename = 'aftercommit_jobs' AND datname = current_database()";
+        until("the settlement to be on its way", async || {
+            let waiting: i64 = self.client.query_one(sql, &[]).await?.get(0);
+            Ok((waiting > 0).then_some(()))
+        })
+        .await
+    }
+
+    /// Ends all sessions of relays on the jobs database.
+    pub async fn end_sessions_of_relays(&self) -> Result<()> {
+        let sql = "SELECT pg_terminate_backend(pid) FROM pg_stat_activity
+                   WHERE usename = 'aftercommit_jobs' AND datname = current_database()";
+        self.client.execute(sql, &[]).await?;
+        Ok(())
     }
 
     /// How many rows a query over the schema counts.
