@@ -40,6 +40,8 @@ pub enum Command {
     Serve,
     /// Bring the application database's schema up to date, as its owner
     Migrate,
+    /// Ask the api on this machine whether it is ready (for containers without a shell)
+    Healthcheck,
 }
 
 macro_rules! settings {
@@ -123,6 +125,18 @@ pub struct Serve {
     pub logging: Logging,
 }
 
+/// Where `api healthcheck` asks.
+pub fn healthcheck(given: Settings) -> Result<SocketAddr, Faults> {
+    let mut faults = Faults::new();
+    let listen = listen(given.api_listen, &mut faults);
+    faults.finish().map(|()| listen)
+}
+
+fn listen(value: Option<String>, faults: &mut Faults) -> SocketAddr {
+    let expected = "an address with port, such as 127.0.0.1:8080";
+    settings::parsed("API_LISTEN", value, SocketAddr::from(([127, 0, 0, 1], 8080)), expected, faults)
+}
+
 /// What `api migrate` needs.
 pub struct Migrate {
     pub database_url: DatabaseUrl,
@@ -154,9 +168,7 @@ impl Serve {
         let mut faults = Faults::new();
         let f = &mut faults;
         let database_url = database_url(given.database_url, given.database_url_file, f);
-        let listen = "an address with port, such as 127.0.0.1:8080";
-        let listen =
-            settings::parsed("API_LISTEN", given.api_listen, SocketAddr::from(([127, 0, 0, 1], 8080)), listen, f);
+        let listen = listen(given.api_listen, f);
         let public_url = PublicUrl::parse(given.public_url, f);
         let keys_file = given.verification_keys_file.as_deref();
         let keys =

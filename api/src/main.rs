@@ -20,6 +20,7 @@ mod wake;
 use std::process::ExitCode;
 
 use clap::Parser;
+use shared::healthcheck::{Question, ask};
 use shared::telemetry;
 
 use config::{Cli, Command};
@@ -29,6 +30,10 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         None | Some(Command::Serve) => config::Serve::read(cli.settings).map(Mode::Serve),
         Some(Command::Migrate) => config::Migrate::read(cli.settings).map(Mode::Migrate),
+        Some(Command::Healthcheck) => match config::healthcheck(cli.settings) {
+            Ok(listen) => return healthcheck(listen),
+            Err(faults) => Err(faults),
+        },
     };
     let mode = match outcome {
         Ok(mode) => mode,
@@ -65,6 +70,16 @@ impl Mode {
         match self {
             Self::Serve(config) => &config.logging,
             Self::Migrate(config) => &config.logging,
+        }
+    }
+}
+
+fn healthcheck(listen: std::net::SocketAddr) -> ExitCode {
+    match ask(listen, Question::Ready) {
+        Ok(_) => ExitCode::SUCCESS,
+        Err(problem) => {
+            telemetry::complain(&problem);
+            ExitCode::FAILURE
         }
     }
 }
