@@ -30,7 +30,7 @@ pub struct MailArgs {
     /// Where people reach api; links in mails begin with it
     #[arg(long, env = "PUBLIC_URL", value_name = "URL")]
     public_url: Option<String>,
-    /// The keys that verification links are signed with: kid:base64key[,kid2:base64key2]; the first signs
+    /// The keys that verification links are signed with: kid:base64key, several separated by commas; the first signs
     #[arg(long, env = "VERIFICATION_KEYS", hide_env_values = true, value_name = "KEYS")]
     verification_keys: Option<Secret>,
     /// The file that holds them
@@ -51,7 +51,7 @@ pub struct DeliveryArgs {
     /// The most jobs claimed at once [default: 500]
     #[arg(long, env = "DELIVERY_BATCH", value_name = "NUMBER")]
     delivery_batch: Option<String>,
-    /// How long the jobs of a relay that went silent stay its own; the same for all relays [default: 30s]
+    /// How long the jobs of a relay that went silent stay its own [default: 30s]
     #[arg(long, env = "DELIVERY_LEASE", value_name = "TIME")]
     delivery_lease: Option<String>,
     /// How often to look for due jobs when no notification came [default: 2s]
