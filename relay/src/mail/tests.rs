@@ -1,3 +1,4 @@
+use proptest::prelude::*;
 use serde_json::json;
 use shared::settings::{Faults, Secret};
 use time::OffsetDateTime;
@@ -101,6 +102,40 @@ fn a_name_is_only_ever_text() {
         assert!(!content.html.contains("<b>"), "{name}");
         let expected = shown.map_or("Hello,".to_owned(), |shown| format!("Hello {shown},"));
         assert!(content.html.contains(&expected), "{name}: {}", content.html);
+    }
+}
+
+/// Text of the first pattern, and now and then of the second.
+fn mostly(usual: &'static str, odd: &'static str) -> impl Strategy<Value = String> {
+    prop_oneof![9 => usual, 1 => odd]
+}
+
+proptest! {
+    /// Whatever stands in a row: there is no mail, or one with the headers and the two parts of every mail.
+    #[test]
+    fn no_name_and_no_address_gets_out_of_its_place(
+        name in mostly(r"\PC{0,30}", "(\\PC|[\r\n\t\0\u{85}\u{2028}]|\r\n\r\n|\r\n\\.\r\n|\r\nBcc: |<|\"){0,30}"),
+        local in mostly(r"[a-zé!#$%&'*+/=?^_`{|}~-]{1,12}", "(\\PC|\r\nBcc: x|[.<>\"\\r\\n]){1,12}"),
+        domain in mostly(r"([a-z]{1,8}\.|bü\.){1,3}(com|例え)", r"(\PC|\.){1,9}"),
+        template in prop::sample::select(template::MAILS),
+    ) {
+        let folder = Folder::new("any");
+        let args = json!({ "template": template, "to": format!("{local}@{domain}"), "name": name, "user_id": Uuid::nil() });
+        let job = ClaimedJob::for_tests(&args.to_string());
+        let Ok(mail) = email(&folder.0).compose(&job) else { return Ok(()) };
+        let text = String::from_utf8(mail.bytes).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        let names: Vec<_> = head.split("\r\n").filter(|line| !line.starts_with([' ', '\t']))
+            .map(|line| line.split(':').next().unwrap_or_default()).collect();
+        prop_assert_eq!(
+            names,
+            ["From", "To", "Subject", "Date", "Message-ID", "Auto-Submitted", "MIME-Version", "Content-Type"]
+        );
+        let line_breaks = ['\r', '\n', '\0', '\u{85}', '\u{2028}'];
+        prop_assert!(body.is_ascii() && !text.replace("\r\n", "").contains(line_breaks));
+        let boundary = format!("--=_{}", job.job_id.simple());
+        prop_assert_eq!(body.split("\r\n").filter(|line| line.starts_with(&boundary)).count(), 3);
+        prop_assert_eq!(mail.to.matches('@').count(), 1);
     }
 }
 

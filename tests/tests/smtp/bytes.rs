@@ -53,8 +53,8 @@ async fn international_addresses_arrive_where_they_are_understood() -> Result<()
         let accepted = sink.accepted().await?.pop().expect("a mail");
         assert_eq!(accepted.recipients, [recipient]);
         assert_eq!(accepted.mail.to, [recipient]);
-        let mails = sink.events_by_now().await?.into_iter().filter(|event| event.step == "mail");
-        let said = mails.last().and_then(|mail| mail.argument).unwrap_or_default();
+        let mut mails = sink.events_by_now().await?.into_iter().filter(|event| event.step == "mail");
+        let said = mails.next_back().and_then(|mail| mail.argument).unwrap_or_default();
         assert_eq!(said, format!("FROM:<no-reply@example.com>{parameters}"));
     }
     Ok(())

@@ -54,6 +54,15 @@ pub(super) struct Connection {
     pub(super) used: Instant,
 }
 
+#[cfg(test)]
+impl Connection {
+    /// A connection that was made over this stream.
+    pub(super) fn for_tests(stream: impl Stream + 'static) -> Self {
+        let (server, limits, used) = (ServerInfo::default(), Limits::new(None), Instant::now());
+        Self { wire: boxed(stream), server, limits, dirty: false, mails: 0, refused: 0, used }
+    }
+}
+
 /// How to connect.
 pub(super) struct Connector {
     server: SmtpServer,

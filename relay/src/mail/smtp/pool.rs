@@ -18,7 +18,7 @@ const MOST_REFUSED: u32 = 5;
 const IDLE: Duration = Duration::from_secs(15);
 
 /// The time for a goodbye.
-const GOODBYE: Duration = Duration::from_secs(5);
+const GOODBYE: Duration = Duration::from_secs(1);
 
 #[derive(Default)]
 struct Idle {
@@ -28,13 +28,25 @@ struct Idle {
 }
 
 /// See the module.
-#[derive(Default)]
-pub(super) struct Pool(Arc<Mutex<Idle>>);
+pub(super) struct Pool {
+    idle: Arc<Mutex<Idle>>,
+    longest: Duration,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self::keeping(IDLE)
+    }
+}
 
 impl Pool {
+    fn keeping(longest: Duration) -> Self {
+        Self { idle: Arc::default(), longest }
+    }
+
     /// A connection that may still be good.
     pub(super) fn take(&self) -> Option<Connection> {
-        lock(&self.0).connections.pop().filter(|connection| connection.used.elapsed() < IDLE)
+        lock(&self.idle).connections.pop().filter(|connection| connection.used.elapsed() < self.longest)
     }
 
     /// Gives one back.
@@ -44,21 +56,21 @@ impl Pool {
             return;
         }
         connection.used = Instant::now();
-        let mut idle = lock(&self.0);
+        let mut idle = lock(&self.idle);
         idle.connections.push(connection);
         if !std::mem::replace(&mut idle.swept, true) {
-            tokio::spawn(sweep(Arc::downgrade(&self.0)));
+            tokio::spawn(sweep(Arc::downgrade(&self.idle), self.longest));
         }
     }
 }
 
 /// Closes what has been idle for long, until nothing is left.
-async fn sweep(pool: Weak<Mutex<Idle>>) {
+async fn sweep(pool: Weak<Mutex<Idle>>, longest: Duration) {
     loop {
-        tokio::time::sleep(IDLE / 3).await;
+        tokio::time::sleep(longest / 3).await;
         let Some(pool) = pool.upgrade() else { return };
         let mut idle = lock(&pool);
-        let young = idle.connections.iter().position(|connection| connection.used.elapsed() < IDLE);
+        let young = idle.connections.iter().position(|connection| connection.used.elapsed() < longest);
         let young = young.unwrap_or(idle.connections.len());
         for connection in idle.connections.drain(..young) {
             tokio::spawn(goodbye(connection));
@@ -76,4 +88,57 @@ async fn goodbye(mut connection: Connection) {
 
 fn lock(idle: &Mutex<Idle>) -> MutexGuard<'_, Idle> {
     idle.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt as _, DuplexStream, duplex};
+
+    use super::*;
+
+    /// What the server hears until the connection ends.
+    async fn heard(mut server: DuplexStream) -> String {
+        let mut heard = String::new();
+        let reading = server.read_to_string(&mut heard);
+        tokio::time::timeout(Duration::from_secs(30), reading).await.expect("an end").expect("text");
+        heard
+    }
+
+    fn connection() -> (Connection, DuplexStream) {
+        let (client, server) = duplex(1 << 10);
+        (Connection::for_tests(client), server)
+    }
+
+    #[tokio::test]
+    async fn the_last_used_is_taken_first() {
+        let pool = Pool::default();
+        for mails in [1, 2] {
+            pool.put(Connection { mails, ..connection().0 });
+        }
+        let taken = || pool.take().map(|connection| connection.mails);
+        assert_eq!((taken(), taken(), taken()), (Some(2), Some(1), None));
+    }
+
+    #[tokio::test]
+    async fn what_lies_idle_for_long_is_closed_by_itself_and_politely() {
+        let pool = Pool::keeping(Duration::from_millis(50));
+        let (idle, server) = connection();
+        pool.put(idle);
+        assert_eq!(heard(server).await, "QUIT\r\n");
+        assert!(pool.take().is_none());
+        let (next, server) = connection();
+        pool.put(next);
+        assert_eq!(heard(server).await, "QUIT\r\n", "and so is the next, by a sweep of its own");
+    }
+
+    #[tokio::test]
+    async fn what_was_used_enough_is_not_kept() {
+        let pool = Pool::default();
+        for (mails, refused) in [(MOST_MAILS, 0), (0, MOST_REFUSED)] {
+            let (used, server) = connection();
+            pool.put(Connection { mails, refused, ..used });
+            assert!(pool.take().is_none());
+            assert_eq!(heard(server).await, "QUIT\r\n");
+        }
+    }
 }
