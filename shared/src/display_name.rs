@@ -50,6 +50,11 @@ impl DisplayName {
         }
     }
 
+    /// A name that was parsed before and stored. Rules may have changed since; what was good stays.
+    pub fn restore(name: String) -> Self {
+        Self(name)
+    }
+
     /// The name.
     pub fn as_str(&self) -> &str {
         &self.0

@@ -72,6 +72,11 @@ impl EmailAddress {
         Ok(Self { address: format!("{local}@{domain}"), key: format!("{key}@{domain}") })
     }
 
+    /// An address that was parsed before and stored in both forms. Rules may have changed since; what was good stays.
+    pub fn restore(address: String, key: String) -> Self {
+        Self { address, key }
+    }
+
     /// The address to send to.
     pub fn as_str(&self) -> &str {
         &self.address

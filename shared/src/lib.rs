@@ -1,5 +1,5 @@
-//! The contract between the two binaries, and what both need to run. No HTTP, and no SQL but the bookkeeping of
-//! migrations.
+//! The contract between the two binaries, and what both need to run. No HTTP but the question whether a service is well,
+//! and no SQL but the bookkeeping of migrations.
 
 pub mod envelope;
 pub mod event;
@@ -13,4 +13,5 @@ pub mod database_url;
 pub mod migrate;
 pub mod telemetry;
 pub mod shutdown;
+pub mod healthcheck;
 pub mod redact;

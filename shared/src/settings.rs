@@ -225,7 +225,8 @@ pub fn duration(name: &str, value: Option<String>, default: Duration, faults: &m
 /// At most this: a longer span is a typo, and would overflow timers and timestamps.
 const LONGEST: Duration = Duration::from_secs(10 * 365 * 24 * 3600);
 
-fn parse_duration(text: &str) -> Option<Duration> {
+/// Reads a time span with its unit; `None` when it is none, or longer than anything that makes sense.
+pub fn parse_duration(text: &str) -> Option<Duration> {
     let digits = text.find(|c: char| !c.is_ascii_digit())?;
     let (number, unit) = text.split_at(digits);
     let number: u64 = number.parse().ok()?;

@@ -25,7 +25,7 @@ async fn the_outbox_is_read_by_index_whatever_the_planner_knows() -> Result<()> 
     let relay = databases.app.connect(Role::Relay).await?;
     // As a relay's transaction is set up.
     relay
-        .batch_execute("SET max_parallel_workers_per_gather = 0; SET enable_seqscan = off; SET enable_sort = off; SET row_security = off")
+        .batch_execute("SET max_parallel_workers_per_gather = 0; SET enable_seqscan = off; SET enable_sort = off; SET jit = off; SET row_security = off")
         .await?;
     for round in ["a small table", "a large one, unknown", "a large one, analyzed", "one that was analyzed empty"] {
         match round {

@@ -63,6 +63,7 @@ const BEGIN: &str = "
     SET LOCAL max_parallel_workers_per_gather = 0;
     SET LOCAL enable_seqscan = off;
     SET LOCAL enable_sort = off;
+    SET LOCAL jit = off;
     SET LOCAL row_security = off;
     SHOW in_hot_standby";
 

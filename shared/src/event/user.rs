@@ -41,3 +41,8 @@ user_event!(
     UserVerificationRequested,
     "user.verification_requested"
 );
+user_event!(
+    /// Somebody registered an address that has an account, and was not told so: the owner is to be.
+    UserRegistrationRepeated,
+    "user.registration_repeated"
+);
