@@ -158,6 +158,9 @@ impl From<CommandError> for Refusal {
 
 /// The last resort: whatever error came out of routing and extraction, as a problem document.
 pub async fn from_error(error: poem::Error) -> Response {
+    if error.is_from_response() {
+        return error.into_response();
+    }
     if error.is::<NotFoundError>() {
         return Refusal::not_found("resource").into_response();
     }
