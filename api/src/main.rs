@@ -28,7 +28,7 @@ use config::{Cli, Command};
 fn main() -> ExitCode {
     let cli = Cli::parse();
     let outcome = match cli.command {
-        None | Some(Command::Serve) => config::Serve::read(cli.settings).map(Mode::Serve),
+        None | Some(Command::Serve) => config::Serve::read(cli.settings).map(|config| Mode::Serve(Box::new(config))),
         Some(Command::Migrate) => config::Migrate::read(cli.settings).map(Mode::Migrate),
         Some(Command::Healthcheck) => match config::healthcheck(cli.settings) {
             Ok(listen) => return healthcheck(listen),
@@ -52,7 +52,7 @@ fn main() -> ExitCode {
         }
     };
     let code = match mode {
-        Mode::Serve(config) => runtime.block_on(serve::serve(config)),
+        Mode::Serve(config) => runtime.block_on(serve::serve(*config)),
         Mode::Migrate(config) => runtime.block_on(schema::migrate(config)),
     };
     // Whatever still runs after its grace is not waited for.
@@ -61,7 +61,7 @@ fn main() -> ExitCode {
 }
 
 enum Mode {
-    Serve(config::Serve),
+    Serve(Box<config::Serve>),
     Migrate(config::Migrate),
 }
 

@@ -119,15 +119,13 @@ async fn a_large_backlog_is_one_window_worked_off_in_slices_across_restarts() ->
     let late = databases.app.connect(Role::Owner).await?;
     late.batch_execute("BEGIN").await?;
     write_event(&late, "hot", 0).await?;
-    let fill = format!(
-        "INSERT INTO aftercommit.outbox (event_id, aggregate_type, aggregate_id, event_type, payload)
+    let fill = "INSERT INTO aftercommit.outbox (event_id, aggregate_type, aggregate_id, event_type, payload)
          SELECT gen_random_uuid(), 'counter', CASE WHEN n % 3 = 0 THEN 'hot' ELSE 'a' || n % 40 END,
                 'counter.counted', jsonb_build_object('number', n)
-           FROM generate_series($1::bigint, $2::bigint) AS n"
-    );
+           FROM generate_series($1::bigint, $2::bigint) AS n";
     let mut from = 1_i64;
     for size in [1, 999, 3_000, 10, 5_990, 2_000] {
-        writer.execute(&fill, &[&from, &(from + size - 1)]).await?;
+        writer.execute(fill, &[&from, &(from + size - 1)]).await?;
         from += size;
     }
     late.batch_execute("COMMIT").await?;

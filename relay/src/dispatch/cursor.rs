@@ -86,17 +86,15 @@ fn cursor(row: &Row) -> Result<Cursor, tokio_postgres::Error> {
         let event_id: Option<Uuid> = row.try_get(first)?;
         event_id
             .map(|event_id| {
-                Ok(Witness {
-                    event_id,
-                    transaction_id: row.try_get(first + 1)?,
-                    position: row.try_get(first + 2)?,
-                })
+                Ok(Witness { event_id, transaction_id: row.try_get(first + 1)?, position: row.try_get(first + 2)? })
             })
             .transpose()
     };
     let system_identifier: Option<i64> = row.try_get(2)?;
     let identity = system_identifier
-        .map(|system_identifier| Ok::<_, tokio_postgres::Error>(Identity { system_identifier, timeline: row.try_get(3)? }))
+        .map(|system_identifier| {
+            Ok::<_, tokio_postgres::Error>(Identity { system_identifier, timeline: row.try_get(3)? })
+        })
         .transpose()?;
     let window = witness(9)?
         .map(|witness| {

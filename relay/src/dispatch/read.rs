@@ -18,9 +18,7 @@ use super::registrations::Registrations;
 use crate::handlers::Registry;
 use crate::jobs::store::NewJob;
 use crate::outbox::window::Snapshot;
-use crate::outbox::{
-    self, Answer, Look, OutboxRow, Question, Range, Reading, SLICE_ROWS, START, Server, Slice,
-};
+use crate::outbox::{self, Answer, Look, OutboxRow, Question, Range, Reading, SLICE_ROWS, START, Server, Slice};
 
 /// A batch takes no further lane once it holds this many events.
 const BATCH_EVENTS: usize = 2 * SLICE_ROWS;
@@ -228,7 +226,7 @@ pub struct Reader<'a> {
 /// Reads the next batch. `turn` says at which lane to begin, so that each gets its turn under load.
 ///
 /// # Errors
-/// As [`outbox::look`]; the connection is then to be dropped, and the lanes loaded again.
+/// As [`outbox::look()`]; the connection is then to be dropped, and the lanes loaded again.
 pub async fn batch(
     reader: Reader<'_>,
     lanes: &mut BTreeMap<i16, Lane>,

@@ -15,7 +15,7 @@ use crate::postgres::within;
 pub struct Evidence {
     /// The row.
     pub witness: Witness,
-    /// See [`window::vouched`].
+    /// See [`vouched`].
     pub vouched: TransactionId,
 }
 
