@@ -47,6 +47,7 @@ pub enum Command {
 macro_rules! settings {
     ($($(#[doc = $doc:literal])+ $field:ident: $type:ty = $variable:literal),+ $(,)?) => {
         /// Every setting, as text.
+        #[allow(rustdoc::broken_intra_doc_links, reason = "these comments are the help, where brackets are for people")]
         #[derive(Args)]
         pub struct Settings {
             $($(#[doc = $doc])+ #[arg(long, env = $variable, global = true, hide_env_values = true)]

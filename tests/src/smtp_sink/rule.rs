@@ -67,7 +67,7 @@ impl Rule {
         self
     }
 
-    /// Waits until [`SmtpSink::release`].
+    /// Waits until [`SmtpSink::release`](crate::smtp_sink::SmtpSink::release).
     #[must_use]
     pub fn hold(mut self) -> Self {
         self.hold = true;
