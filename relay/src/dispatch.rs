@@ -28,7 +28,7 @@ use crate::replay::at_start;
 use crate::wake::Bell;
 use crate::{outbox, retry, schema};
 use commit::Statements;
-use read::{Batch, Found, Lane, Reader, Trouble};
+use read::{Batch, Found, Lane, Reader};
 use registrations::Registrations;
 
 /// How often a worker asks who shares the lanes. It is also what keeps its session alive.
@@ -271,14 +271,12 @@ impl Worker {
         }
     }
 
-    /// Puts lanes back whose history has moved. Returns whether there were any.
+    /// Puts right what a moved history left behind, when a lane asks for it. Returns whether anything was.
     async fn put_back(&mut self) -> Result<bool, Error> {
-        let moved = self.lanes.values().filter(|lane| matches!(lane.trouble(), Some(Trouble::Moved(_))));
-        let cursors: Vec<_> = moved.map(Lane::cursor).collect();
-        if cursors.is_empty() || rebase::rebase(&self.application, &mut self.jobs, &cursors).await? == 0 {
+        if !self.lanes.values().any(Lane::wants_rebase) || !rebase::rebase(&self.application, &mut self.jobs).await? {
             return Ok(false);
         }
-        let lanes: Vec<i16> = cursors.iter().map(|cursor| cursor.lane).collect();
+        let lanes: Vec<i16> = self.lanes.keys().copied().collect();
         self.load(&lanes).await?;
         Ok(true)
     }

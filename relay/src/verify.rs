@@ -18,7 +18,7 @@ use crate::dispatch::cursor::{self, Cursor};
 use crate::dispatch::lanes::LANES;
 use crate::dispatch::registrations::{self, Registrations};
 use crate::handlers::Registry;
-use crate::jobs::store::NewJob;
+use crate::jobs::store::{GHOST, NewJob};
 use crate::outbox::page::Filter;
 use crate::outbox::{self, OutboxRow};
 use crate::postgres::within;
@@ -147,8 +147,12 @@ pub async fn run(
     Ok(findings)
 }
 
-/// `present`: which of some jobs are there.
-const PRESENT: &str = "SELECT job_id FROM jobs WHERE job_id = ANY ($1)";
+/// `present`: which of some jobs are there; a ghost ($2) does not count, for its event is there.
+const PRESENT: &str = "
+    SELECT job_id
+      FROM jobs
+     WHERE job_id = ANY ($1)
+       AND NOT (state = 'cancelled' AND coalesce(last_error, '') = $2)";
 
 /// `failed`: which of some pairs of event and handler are known failures.
 const FAILED: &str = "SELECT event_id, handler FROM dispatch_failures WHERE event_id = ANY ($1)";
@@ -180,7 +184,8 @@ async fn forward(
     }
     let ids: Vec<Uuid> = expected.iter().map(|job| job.job_id).collect();
     let events: Vec<Uuid> = rows.iter().map(|row| row.envelope.event_id).collect();
-    let present = within(PATIENCE, jobs.query_typed(PRESENT, &[(&ids, Type::UUID_ARRAY)])).await?;
+    let present =
+        within(PATIENCE, jobs.query_typed(PRESENT, &[(&ids, Type::UUID_ARRAY), (&GHOST, Type::TEXT)])).await?;
     let failed = within(PATIENCE, jobs.query_typed(FAILED, &[(&events, Type::UUID_ARRAY)])).await?;
     let present: HashSet<Uuid> = present.iter().map(|row| row.get(0)).collect();
     let failed: HashSet<(Uuid, String)> = failed.iter().map(|row| (row.get(0), row.get(1))).collect();
@@ -213,7 +218,7 @@ fn has_passed(cursors: &[Cursor], row: &OutboxRow) -> bool {
 
 /// `jobs_of_span`: the events of the jobs made from events of a span of time, page by page.
 const JOBS_OF_SPAN: &str = "
-    SELECT event_id, bool_and(state = 'cancelled' AND last_error LIKE 'ghost:%')
+    SELECT event_id, bool_and(state = 'cancelled' AND coalesce(last_error, '') = $5)
       FROM jobs
      WHERE event_id > $1
        AND ($2::timestamptz IS NULL OR occurred_at >= $2)
@@ -226,11 +231,12 @@ const JOBS_OF_SPAN: &str = "
 async fn backward(application: &Client, jobs: &Client, filter: &Filter, findings: &mut Findings) -> Result<(), Error> {
     let mut last = Uuid::nil();
     loop {
-        let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 4] = [
+        let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 5] = [
             (&last, Type::UUID),
             (&filter.from, Type::TIMESTAMPTZ),
             (&filter.to, Type::TIMESTAMPTZ),
             (&PAGE, Type::INT8),
+            (&GHOST, Type::TEXT),
         ];
         let rows = within(PATIENCE, jobs.query_typed(JOBS_OF_SPAN, &parameters)).await?;
         let page: BTreeMap<Uuid, bool> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();

@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 use anyhow::{Context, Result, bail};
 use relay::dispatch::commit::{self, Statements};
 use relay::dispatch::cursor::{self, Cursor};
-use relay::dispatch::read::{self, Batch, Found, Lane, Reader, Trouble};
-use relay::dispatch::registrations::{self, Registrations};
+use relay::dispatch::read::{self, Batch, Found, Lane, Reader};
 use relay::dispatch::rebase;
+use relay::dispatch::registrations::{self, Registrations};
 use relay::handlers::Registry;
 use relay::jobs::Job;
 use shared::database_url::DatabaseUrl;
@@ -85,11 +85,8 @@ impl Dispatcher {
 
     /// Reads a batch and does not commit it.
     pub async fn read(&mut self) -> Result<Found> {
-        let reader = Reader {
-            application: &self.application,
-            registry: &self.registry,
-            registrations: &self.registrations,
-        };
+        let reader =
+            Reader { application: &self.application, registry: &self.registry, registrations: &self.registrations };
         Ok(read::batch(reader, &mut self.lanes, &mut self.turn).await?)
     }
 
@@ -119,18 +116,15 @@ impl Dispatcher {
         })
     }
 
-    /// Puts back the lanes whose history has moved; how many.
-    pub async fn rebase(&mut self) -> Result<usize> {
-        let moved = self.lanes.values().filter(|lane| matches!(lane.trouble(), Some(Trouble::Moved(_))));
-        let cursors: Vec<_> = moved.map(Lane::cursor).cloned().collect();
-        if cursors.is_empty() {
-            return Ok(0);
+    /// Puts right what a moved history left behind, when a lane asks for it; whether anything was.
+    pub async fn rebase(&mut self) -> Result<bool> {
+        if !self.lanes.values().any(Lane::wants_rebase) || !rebase::rebase(&self.application, &mut self.jobs).await? {
+            return Ok(false);
         }
-        let back = rebase::rebase(&self.application, &mut self.jobs, &cursors.iter().collect::<Vec<_>>()).await?;
-        let lanes: Vec<i16> = cursors.iter().map(|cursor| cursor.lane).collect();
+        let lanes: Vec<i16> = self.lanes.keys().copied().collect();
         let cursors = cursor::load(&self.jobs, &lanes).await?;
         self.lanes.extend(cursors.into_iter().map(|cursor| (cursor.lane, Lane::new(cursor))));
-        Ok(back)
+        Ok(true)
     }
 
     /// Steps until there is nothing left; how many events were handed over. Fails if a lane is in trouble.
@@ -140,7 +134,7 @@ impl Dispatcher {
             match self.step().await? {
                 Step::Dispatched(more) => events += more,
                 Step::Unflushed => tokio::time::sleep(std::time::Duration::from_millis(2)).await,
-                Step::Idle if self.rebase().await? > 0 => {}
+                Step::Idle if self.rebase().await? => {}
                 Step::Idle => break,
             }
         }

@@ -16,6 +16,8 @@ pub enum Verdict {
     Same,
     /// The cursor stands; the upper end of its open window was in a history that is gone.
     WindowGone,
+    /// The cursor stands, on a new timeline: commits that no witness stands for may have been lost with the old one.
+    Promoted,
     /// The server is on a lower timeline than one that was already followed: an old primary that still answers.
     Behind {
         /// The timeline already followed.
@@ -63,5 +65,8 @@ pub fn judge(cursor: &Cursor, identity: Identity, next: &Snapshot, answer: &Answ
             return Verdict::Moved(Move::WitnessGone);
         }
     }
-    if cursor.window.is_some() && !answer.next_witness_holds { Verdict::WindowGone } else { Verdict::Same }
+    if cursor.window.is_some() && !answer.next_witness_holds {
+        return Verdict::WindowGone;
+    }
+    if identity.timeline > known.timeline { Verdict::Promoted } else { Verdict::Same }
 }

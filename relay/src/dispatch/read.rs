@@ -68,6 +68,9 @@ pub enum Trouble {
     /// The history that the cursor points into is gone: the lane is to be [put back](super::rebase).
     #[error("{0}: it was restored, rebuilt, or failed over with loss")]
     Moved(#[from] Move),
+    /// The cursor stands, but what was dispatched beyond its witness may be gone: that is to be [looked for](super::rebase).
+    #[error("the server was promoted or put back; looking for what was lost")]
+    Shaken,
     /// An old primary answers.
     #[error(
         "the server is on timeline {found}, and timeline {known} was already followed: \
@@ -94,6 +97,11 @@ impl Lane {
             trouble: None,
             checkpointed: None,
         }
+    }
+
+    /// Whether the history it points into is in question, so that it is to be put right before it goes on.
+    pub fn wants_rebase(&self) -> bool {
+        matches!(self.trouble, Some(Trouble::Moved(_) | Trouble::Shaken))
     }
 
     /// Why it is not dispatched, if it is not.
@@ -297,13 +305,7 @@ async fn read_lane(
 ) -> Result<LaneRead, outbox::Error> {
     lane.trouble = match verdict(lane, look, answer) {
         Verdict::Same => None,
-        Verdict::WindowGone => {
-            tracing::warn!(lane = lane.cursor.lane, "the open window's history is gone; reading again from its start");
-            lane.cursor.window = None;
-            lane.slices.clear();
-            lane.gate = None;
-            None
-        }
+        Verdict::WindowGone | Verdict::Promoted => Some(Trouble::Shaken),
         Verdict::Behind { known, found } => Some(Trouble::Behind { known, found }),
         Verdict::Moved(how) => Some(Trouble::Moved(how)),
     };
@@ -314,6 +316,10 @@ async fn read_lane(
         // What was counted began at a place that is worth nothing any more.
         lane.passed = None;
         return Ok(LaneRead::Soon);
+    }
+    let reopened = lane.cursor.seen.reopened_in(&look.next);
+    if !reopened.is_empty() {
+        lane.cursor.seen = lane.cursor.seen.reopen(reopened);
     }
     let everything = lane.cursor.window.as_ref().map_or(lane.cursor.is_nowhere(), |window| window.everything);
     let next = match (lane.gate.take(), &lane.cursor.window) {

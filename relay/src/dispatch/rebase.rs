@@ -15,12 +15,16 @@ use super::checkpoint::{self, Checkpoint};
 use super::commit;
 use super::cursor::{self, Cursor};
 use super::history::{Move, Verdict, judge};
+use super::lanes::LANES;
+use crate::jobs::store::GHOST;
 use crate::outbox::window::Snapshot;
 use crate::outbox::{self, Look, Question, Reading};
 use crate::postgres::{self, within};
 
 /// The bound on one statement that searches the jobs.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
+/// How long before a checkpoint a lost commit may have been dispatched.
+const MARGIN: time::Duration = time::Duration::hours(1);
 /// Events asked for at a time.
 const PAGE: usize = 5_000;
 
@@ -41,11 +45,13 @@ impl From<postgres::Error> for Error {
     }
 }
 
-/// A lane on its way back.
-struct Back {
+/// A lane that is not as it was.
+struct Shaken {
     from: Cursor,
-    reason: Move,
-    to: Option<Checkpoint>,
+    /// How its history was seen to have moved; none when its cursor stands and only what lies beyond is in question.
+    reason: Option<Move>,
+    /// Its newest checkpoint that holds.
+    checkpoint: Option<Checkpoint>,
 }
 
 /// Jobs of events that are gone.
@@ -56,11 +62,14 @@ struct Ghosts {
     delivered: u64,
 }
 
-/// Puts back those of these lanes whose history is gone. Returns how many were: they are to be loaded again.
+/// Puts right every lane whose history is gone or in question, whoever holds it: a relay that is at work on one finds
+/// its version moved, and loads it anew. Returns whether anything was changed.
 ///
 /// # Errors
 /// As [`Error`]; nothing was changed then.
-pub async fn rebase(application: &Client, jobs: &mut Client, cursors: &[&Cursor]) -> Result<usize, Error> {
+pub async fn rebase(application: &Client, jobs: &mut Client) -> Result<bool, Error> {
+    let lanes: Vec<i16> = (0..LANES).collect();
+    let cursors = within(PATIENCE, cursor::load(jobs, &lanes)).await?;
     let questions: Vec<_> = cursors
         .iter()
         .map(|cursor| Question {
@@ -71,23 +80,27 @@ pub async fn rebase(application: &Client, jobs: &mut Client, cursors: &[&Cursor]
         })
         .collect();
     let (reading, look) = outbox::look(application, &questions).await?;
-    let mut back = Vec::new();
-    for cursor in cursors {
+    let mut shaken = Vec::new();
+    for cursor in &cursors {
         let Some(answer) = look.lanes.iter().find(|answer| answer.lane == cursor.lane) else { continue };
         // It is asked anew: the address may lead elsewhere by now.
-        if let Verdict::Moved(reason) = judge(cursor, look.server.identity, &look.next, answer) {
-            let to = newest_that_holds(&reading, &look, jobs, cursor.lane).await?;
-            back.push(Back { from: (*cursor).clone(), reason, to });
-        }
+        let (reason, window) = match judge(cursor, look.server.identity, &look.next, answer) {
+            Verdict::Same | Verdict::Behind { .. } => continue,
+            Verdict::Moved(reason) => (Some(reason), None),
+            Verdict::WindowGone => (None, None),
+            Verdict::Promoted => (None, cursor.window.clone()),
+        };
+        let checkpoint = newest_that_holds(&reading, &look, jobs, cursor.lane).await?;
+        shaken.push(Shaken { from: Cursor { window, ..cursor.clone() }, reason, checkpoint });
     }
-    if back.is_empty() {
+    if shaken.is_empty() {
         reading.end().await?;
-        return Ok(0);
+        return Ok(false);
     }
-    let ghosts = lost_events(&reading, jobs, &back).await?;
+    let lost = lost_events(&reading, jobs, &shaken).await?;
     reading.end().await?;
-    put_back(jobs, &look, &back, ghosts).await?;
-    Ok(back.len())
+    put_right(jobs, &look, &shaken, lost).await?;
+    Ok(true)
 }
 
 async fn newest_that_holds(
@@ -117,12 +130,13 @@ const SUSPECTS: &str = "
 
 /// The events that jobs were made of and that are not in the outbox any more.
 ///
-/// Since the checkpoint gone back to, everything dispatched is suspect. Without one, what happened after the newest event
-/// that is left: older events may be gone because their time was up. Unfinished jobs always are, as their events are
-/// never pruned.
-async fn lost_events(reading: &Reading<'_>, jobs: &Client, back: &[Back]) -> Result<BTreeSet<Uuid>, Error> {
+/// Everything dispatched since the checkpoints that hold, and in the hour before, is suspect: a witness stands for ids,
+/// and a commit may have been lost that had a lower id. Without a checkpoint, what happened after the newest event that
+/// is left: older events may be gone because their time was up. Unfinished jobs always are suspect, as their events are never pruned.
+async fn lost_events(reading: &Reading<'_>, jobs: &Client, shaken: &[Shaken]) -> Result<BTreeSet<Uuid>, Error> {
     let newest = reading.newest().await?;
-    let since = back.iter().filter_map(|lane| lane.to.as_ref()).map(|checkpoint| checkpoint.taken_at).min();
+    let held = shaken.iter().filter_map(|lane| lane.checkpoint.as_ref());
+    let since = held.map(|checkpoint| checkpoint.taken_at - MARGIN).min();
     let mut lost = BTreeSet::new();
     let Some(newest) = newest else {
         // An empty outbox is more likely a wrong address than a history: nothing is called off.
@@ -141,14 +155,13 @@ async fn lost_events(reading: &Reading<'_>, jobs: &Client, back: &[Back]) -> Res
     }
 }
 
-/// `cancel_ghosts`: calls off the jobs of lost events that nobody has begun, and counts the others that were not called
-/// off before.
+/// `cancel_ghosts`: calls off the jobs of lost events that nobody has begun, and counts those that were begun.
 const CANCEL_GHOSTS: &str = "
     WITH cancelled AS (
         UPDATE jobs
            SET state       = 'cancelled',
                finished_at = now(),
-               last_error  = 'ghost: its event was lost when the history of the application database moved'
+               last_error  = $2
          WHERE event_id = ANY ($1)
            AND state IN ('available', 'retrying')
         RETURNING job_id
@@ -161,30 +174,38 @@ const MOVE: &str = "
     INSERT INTO history_moves (lane, reason, back_to, ghosts_cancelled, ghosts_delivered)
     VALUES ($1, $2, $3, $4, $5)";
 
-async fn put_back(jobs: &mut Client, look: &Look, back: &[Back], lost: BTreeSet<Uuid>) -> Result<(), Error> {
+async fn put_right(jobs: &mut Client, look: &Look, shaken: &[Shaken], lost: BTreeSet<Uuid>) -> Result<(), Error> {
     let mut ghosts = Ghosts { events: lost, ..Ghosts::default() };
     let moved = within(PATIENCE, async {
         let transaction = jobs.transaction().await?;
         let advance = transaction.prepare(cursor::ADVANCE).await?;
         let now = transaction.query_one("SELECT now()", &[]).await?.try_get(0)?;
-        let cursors: Vec<_> = back.iter().map(|lane| lane.cursor(look, now)).collect();
+        let cursors: Vec<_> = shaken.iter().map(|lane| lane.cursor(look, now)).collect();
         if cursor::advance(&transaction, &advance, &cursors).await? != cursors.len() as u64 {
             transaction.rollback().await?;
             return Ok(false);
         }
         let events: Vec<Uuid> = ghosts.events.iter().copied().collect();
         if !events.is_empty() {
-            let row = transaction.query_one(CANCEL_GHOSTS, &[&events]).await?;
+            let row = transaction.query_one(CANCEL_GHOSTS, &[&events, &GHOST]).await?;
             ghosts.cancelled = row.try_get::<_, i64>(0)?.unsigned_abs();
             ghosts.delivered = row.try_get::<_, i64>(1)?.unsigned_abs();
         }
-        for (number, lane) in back.iter().enumerate() {
-            let taken_at = lane.to.as_ref().map(|checkpoint| checkpoint.taken_at);
-            transaction.execute(checkpoint::FORGET, &[&lane.from.lane, &taken_at]).await?;
-            // Ghosts are counted once, with the first lane.
-            let counts = if number == 0 { (ghosts.cancelled as i64, ghosts.delivered as i64) } else { (0, 0) };
-            let reason = lane.reason.to_string();
-            transaction.execute(MOVE, &[&lane.from.lane, &reason, &taken_at, &counts.0, &counts.1]).await?;
+        // Ghosts are counted once, with the first lane that is noted.
+        let mut counts = (ghosts.cancelled as i64, ghosts.delivered as i64);
+        for (number, lane) in shaken.iter().enumerate() {
+            let only_ghosts = number == 0 && counts != (0, 0) && shaken.iter().all(|lane| lane.reason.is_none());
+            let reason = match lane.reason {
+                Some(reason) => reason.to_string(),
+                None if only_ghosts => "commits were lost with an earlier timeline".to_owned(),
+                None => continue,
+            };
+            let back_to = lane.checkpoint.as_ref().map(|checkpoint| checkpoint.taken_at);
+            if lane.reason.is_some() {
+                transaction.execute(checkpoint::FORGET, &[&lane.from.lane, &back_to]).await?;
+            }
+            transaction.execute(MOVE, &[&lane.from.lane, &reason, &back_to, &counts.0, &counts.1]).await?;
+            counts = (0, 0);
         }
         transaction.commit().await?;
         Ok(true)
@@ -192,33 +213,44 @@ async fn put_back(jobs: &mut Client, look: &Look, back: &[Back], lost: BTreeSet<
     if !moved.await? {
         return Err(commit::Error::Fenced.into());
     }
-    tell(back, &ghosts);
+    tell(shaken, &ghosts);
     Ok(())
 }
 
-impl Back {
-    /// Where the lane goes: to its checkpoint, or to nowhere.
+impl Shaken {
+    /// Where the lane goes: on from where it stands, back to its checkpoint, or to nowhere.
     fn cursor(&self, look: &Look, now: OffsetDateTime) -> Cursor {
-        Cursor {
-            lane: self.from.lane,
-            version: self.from.version,
-            identity: Some(look.server.identity),
-            seen: self.to.as_ref().map_or(Snapshot::NOTHING, |checkpoint| checkpoint.seen.clone()),
-            witness: self.to.as_ref().map(|checkpoint| checkpoint.witness),
-            window: None,
-            rebased_at: Some(now),
+        let identity = Some(look.server.identity);
+        match (&self.reason, &self.checkpoint) {
+            (None, _) => Cursor { identity, ..self.from.clone() },
+            (Some(_), to) => Cursor {
+                identity,
+                seen: to.as_ref().map_or(Snapshot::NOTHING, |checkpoint| checkpoint.seen.clone()),
+                witness: to.as_ref().map(|checkpoint| checkpoint.witness),
+                window: None,
+                rebased_at: Some(now),
+                ..self.from.clone()
+            },
         }
     }
 }
 
-fn tell(back: &[Back], ghosts: &Ghosts) {
+fn tell(shaken: &[Shaken], ghosts: &Ghosts) {
+    let back: Vec<&Shaken> = shaken.iter().filter(|lane| lane.reason.is_some()).collect();
     let lanes: Vec<i16> = back.iter().map(|lane| lane.from.lane).collect();
-    let everything = back.iter().filter(|lane| lane.to.is_none()).count();
-    let reason = back.first().map(|lane| lane.reason.to_string()).unwrap_or_default();
+    if lanes.is_empty() && ghosts.events.is_empty() {
+        tracing::warn!("the application database was promoted; every cursor stands, and nothing dispatched was lost");
+        return;
+    }
+    let from_everything = back.iter().filter(|lane| lane.checkpoint.is_none()).count();
+    let reason = back
+        .iter()
+        .find_map(|lane| lane.reason)
+        .map_or_else(|| "commits were lost with an earlier timeline".to_owned(), |reason| reason.to_string());
     let sample: Vec<_> = ghosts.events.iter().take(20).map(ToString::to_string).collect();
     tracing::error!(
         ?lanes,
-        from_everything = everything,
+        from_everything,
         ghosts = ghosts.events.len(),
         ghost_jobs_cancelled = ghosts.cancelled,
         ghost_jobs_delivered = ghosts.delivered,

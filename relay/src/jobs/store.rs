@@ -52,7 +52,11 @@ impl NewJob {
 /// Rows to one INSERT.
 const CHUNK: usize = 1_000;
 
-/// `insert_jobs`: stores jobs; those that are there already stay as they are.
+/// What the last error of a job says whose event was lost when the history of the application database moved.
+pub const GHOST: &str = "ghost: its event was lost when the history of the application database moved";
+
+/// `insert_jobs`: stores jobs; those that are there already stay as they are, but for ghosts whose event is back (a
+/// prepared transaction whose commit was lost can be committed again). $16 is [`GHOST`].
 pub const INSERT: &str = "
     INSERT INTO jobs (job_id, event_id, handler, name, generation, kind, args, metadata, occurred_at, expires_at,
                       max_attempts, retry_initial, retry_multiplier, retry_max_interval, retry_jitter)
@@ -60,7 +64,13 @@ pub const INSERT: &str = "
       FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::integer[], $6::text[], $7::jsonb[], $8::jsonb[],
                   $9::timestamptz[], $10::timestamptz[],
                   $11::smallint[], $12::float8[], $13::float8[], $14::float8[], $15::float8[])
-        ON CONFLICT (job_id) DO NOTHING";
+        ON CONFLICT (job_id) DO UPDATE
+           SET state       = 'available',
+               run_at      = now(),
+               finished_at = NULL,
+               last_error  = NULL
+         WHERE jobs.state = 'cancelled'
+           AND jobs.last_error = $16";
 
 /// Stores jobs in the caller's transaction. Returns how many were new.
 ///
@@ -105,6 +115,7 @@ async fn insert_chunk(
                 &column(jobs, |j| j.job.retry.multiplier),
                 &column(jobs, |j| j.job.retry.max_interval),
                 &column(jobs, |j| j.job.retry.jitter),
+                &GHOST,
             ],
         )
         .await

@@ -71,6 +71,18 @@ impl Snapshot {
         self.xip.iter().copied().filter(|id| next.finished(*id)).collect()
     }
 
+    /// The transactions that had finished here and are in progress in `next`. On one history there is none: only a
+    /// prepared transaction whose commit was lost with an old primary can be both.
+    pub fn reopened_in(&self, next: &Self) -> Vec<TransactionId> {
+        next.xip.iter().copied().filter(|id| self.finished(*id)).collect()
+    }
+
+    /// The same snapshot with these transactions in progress.
+    #[must_use]
+    pub fn reopen(&self, ids: Vec<TransactionId>) -> Self {
+        Self::new(self.xmax, [self.xip.clone(), ids].concat())
+    }
+
     /// What a cursor at `self` may keep once the window up to `next` has been handed over: no more than it has evidence
     /// for. `vouched` is the greatest id that a row of the window [vouches](vouched) for; ids above it may be given out
     /// again after a failover.
@@ -129,6 +141,16 @@ mod tests {
     fn snapshots_are_written_as_postgresql_writes_them() {
         assert_eq!(Snapshot::NOTHING.to_string(), "1:1:");
         assert_eq!(Snapshot::new(id(20), vec![id(14), id(10), id(14), id(25)]).to_string(), "10:20:10,14");
+    }
+
+    #[test]
+    fn a_prepared_transaction_whose_commit_was_lost_is_in_progress_again() {
+        let seen = Snapshot::new(id(20), vec![id(14)]);
+        let next = Snapshot::new(id(30), vec![id(11), id(14), id(25)]);
+        assert_eq!(seen.reopened_in(&next), [id(11)]);
+        let reopened = seen.reopen(seen.reopened_in(&next));
+        assert_eq!(reopened, Snapshot::new(id(20), vec![id(11), id(14)]));
+        assert_eq!(reopened.ended_in(&Snapshot::new(id(30), vec![])), [id(11), id(14)]);
     }
 
     #[test]

@@ -1,0 +1,156 @@
+//! How much waits in each lane, for people: counted up to a bound, with the oldest of it.
+//!
+//! The same window arithmetic as dispatch's, from the index alone. What has been handed over of an open window is told
+//! by its position only, so after a move of history a row or two may be counted wrongly while such a window is open.
+
+use tokio_postgres::types::Type;
+use uuid::Uuid;
+
+use super::window::Snapshot;
+use super::{Error, PATIENCE, Reading};
+use crate::postgres::within;
+
+/// What counting stops at, per lane.
+pub const BOUND: i64 = 10_000;
+
+/// How far a lane's cursor has come.
+#[derive(Clone, Debug)]
+pub struct Progress<'a> {
+    /// The lane.
+    pub lane: i16,
+    /// Its cursor's snapshot.
+    pub seen: &'a Snapshot,
+    /// The upper snapshot of the open window, and the last position handed over of it.
+    pub window: Option<(&'a Snapshot, i64)>,
+}
+
+/// What waits in a lane.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Backlog {
+    /// The lane.
+    pub lane: i16,
+    /// Events that wait, counted to just above [`BOUND`].
+    pub waiting: i64,
+    /// The oldest of them: its id, and the seconds since it happened.
+    pub oldest: Option<(Uuid, f64)>,
+}
+
+macro_rules! waiting {
+    ($transactions:literal) => {
+        concat!(
+            "
+                      FROM aftercommit.outbox AS row
+                     WHERE row.lane = lanes.lane
+                       AND ",
+            $transactions,
+            "
+                       AND pg_visible_in_snapshot(row.transaction_id, now.next)
+                       AND NOT (lanes.next IS NOT NULL
+                                AND pg_visible_in_snapshot(row.transaction_id, lanes.next)
+                                AND row.position <= lanes.after_position)"
+        )
+    };
+}
+
+macro_rules! begun_since {
+    () => {
+        waiting!(
+            "row.transaction_id >= pg_snapshot_xmax(lanes.seen)
+                       AND row.transaction_id <  pg_snapshot_xmax(now.next)"
+        )
+    };
+}
+
+macro_rules! ended_since {
+    () => {
+        waiting!("row.transaction_id = ANY (ARRAY(SELECT pg_snapshot_xip(lanes.seen)))")
+    };
+}
+
+/// `backlog`: per lane how many events wait, from the newest down, and the oldest of them.
+pub const BACKLOG: &str = concat!(
+    "
+    WITH now AS MATERIALIZED (
+        SELECT pg_current_snapshot() AS next
+    )
+    SELECT lanes.lane,
+           begun.waiting + ended.waiting,
+           oldest.event_id,
+           extract(epoch FROM clock_timestamp() - oldest.occurred_at)::float8
+      FROM now
+     CROSS JOIN unnest($1::smallint[], $2::pg_snapshot[], $3::pg_snapshot[], $4::bigint[])
+                    AS lanes (lane, seen, next, after_position)
+     CROSS JOIN LATERAL (
+           SELECT count(*) AS waiting
+             FROM (SELECT",
+    begun_since!(),
+    "
+                     ORDER BY row.transaction_id DESC, row.position DESC
+                     LIMIT $5) AS newest) AS begun
+     CROSS JOIN LATERAL (
+           SELECT count(*) AS waiting
+             FROM (SELECT",
+    ended_since!(),
+    "
+                     LIMIT $5) AS rest) AS ended
+      LEFT JOIN LATERAL (
+           SELECT row.event_id, row.occurred_at
+             FROM (SELECT *
+                     FROM (SELECT row.transaction_id, row.position",
+    begun_since!(),
+    "
+                            ORDER BY row.transaction_id, row.position
+                            LIMIT 1) AS first_begun
+                    UNION ALL
+                   SELECT *
+                     FROM (SELECT row.transaction_id, row.position",
+    ended_since!(),
+    "
+                            ORDER BY row.transaction_id, row.position
+                            LIMIT 1) AS first_ended) AS first
+             JOIN aftercommit.outbox AS row
+               ON row.lane           = lanes.lane
+              AND row.transaction_id = first.transaction_id
+              AND row.position       = first.position
+            ORDER BY row.occurred_at
+            LIMIT 1) AS oldest
+             ON true
+     ORDER BY lanes.lane"
+);
+
+impl Reading<'_> {
+    /// What waits in some lanes.
+    ///
+    /// # Errors
+    /// Whatever PostgreSQL says.
+    pub async fn backlog(&self, lanes: &[Progress<'_>]) -> Result<Vec<Backlog>, Error> {
+        let numbers: Vec<i16> = lanes.iter().map(|lane| lane.lane).collect();
+        let seen: Vec<&Snapshot> = lanes.iter().map(|lane| lane.seen).collect();
+        let next: Vec<Option<&Snapshot>> = lanes.iter().map(|lane| lane.window.map(|window| window.0)).collect();
+        let after: Vec<Option<i64>> = lanes.iter().map(|lane| lane.window.map(|window| window.1)).collect();
+        let rows = within(
+            PATIENCE,
+            self.client.query_typed(
+                BACKLOG,
+                &[
+                    (&numbers, Type::INT2_ARRAY),
+                    (&seen, Type::PG_SNAPSHOT_ARRAY),
+                    (&next, Type::PG_SNAPSHOT_ARRAY),
+                    (&after, Type::INT8_ARRAY),
+                    (&(BOUND + 1), Type::INT8),
+                ],
+            ),
+        )
+        .await?;
+        let backlog = |row: &tokio_postgres::Row| {
+            let event_id: Option<Uuid> = row.try_get(2)?;
+            let age: Option<f64> = row.try_get(3)?;
+            Ok::<_, tokio_postgres::Error>(Backlog {
+                lane: row.try_get(0)?,
+                waiting: row.try_get(1)?,
+                oldest: event_id.zip(age),
+            })
+        };
+        Ok(rows.iter().map(backlog).collect::<Result<_, _>>()?)
+    }
+}
