@@ -28,7 +28,9 @@ pub async fn serve(listen: std::net::SocketAddr, health: Health, stop: Cancellat
     let address = acceptor.local_addr().first().map(ToString::to_string).unwrap_or_default();
     tracing::info!(address, "listening");
     let grace = Some(std::time::Duration::from_secs(2));
-    Server::new_with_acceptor(acceptor).run_with_graceful_shutdown(routes(health), stop.cancelled_owned(), grace).await?;
+    Server::new_with_acceptor(acceptor)
+        .run_with_graceful_shutdown(routes(health), stop.cancelled_owned(), grace)
+        .await?;
     Ok(())
 }
 

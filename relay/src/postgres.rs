@@ -116,10 +116,7 @@ async fn jobs_session(
         other => other,
     })?;
     let held: i64 = client
-        .query_one(
-            "SELECT setting::bigint FROM pg_settings WHERE name = 'idle_in_transaction_session_timeout'",
-            &[],
-        )
+        .query_one("SELECT setting::bigint FROM pg_settings WHERE name = 'idle_in_transaction_session_timeout'", &[])
         .await?
         .get(0);
     if u128::try_from(held).ok() != Some(lease) {
@@ -166,7 +163,9 @@ fn config(url: &DatabaseUrl, name: &str) -> Config {
 
 async fn open(config: &Config, tls: &Tls, heard: impl Fn(Notification) + Send + 'static) -> Result<Client, Error> {
     match tls {
-        Tls::Disable => open_with(config.clone().ssl_mode(tokio_postgres::config::SslMode::Disable), NoTls, heard).await,
+        Tls::Disable => {
+            open_with(config.clone().ssl_mode(tokio_postgres::config::SslMode::Disable), NoTls, heard).await
+        }
         Tls::VerifyFull { root } => {
             let connector = MakeRustlsConnect::new(tls_config(root.as_deref())?);
             open_with(config.clone().ssl_mode(tokio_postgres::config::SslMode::Require), connector, heard).await
@@ -198,8 +197,7 @@ fn tls_config(root: Option<&std::path::Path>) -> Result<rustls::ClientConfig, Er
     match root {
         None => roots.extend(webpki_roots::TLS_SERVER_ROOTS.iter().cloned()),
         Some(path) => {
-            let unreadable =
-                |problem: String| Error::RootCertificates { path: path.display().to_string(), problem };
+            let unreadable = |problem: String| Error::RootCertificates { path: path.display().to_string(), problem };
             for certificate in CertificateDer::pem_file_iter(path).map_err(|e| unreadable(e.to_string()))? {
                 let certificate = certificate.map_err(|e| unreadable(e.to_string()))?;
                 roots.add(certificate).map_err(|e| unreadable(e.to_string()))?;

@@ -114,7 +114,13 @@ mod tests {
 
     #[test]
     fn absurd_policies_do_not_panic() {
-        let policy = RetryPolicy { max_attempts: 1, initial: f64::MAX, multiplier: f64::MAX, max_interval: f64::MAX, jitter: 1.0 };
+        let policy = RetryPolicy {
+            max_attempts: 1,
+            initial: f64::MAX,
+            multiplier: f64::MAX,
+            max_interval: f64::MAX,
+            jitter: 1.0,
+        };
         next_try(&policy, Some(f64::INFINITY));
     }
 }

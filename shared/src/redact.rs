@@ -39,7 +39,10 @@ mod tests {
 
     #[test]
     fn values_and_addresses_are_left_out() {
-        assert_eq!(redact("invalid type: string \"ann@x.org\", expected u32"), "invalid type: string \"…\", expected u32");
+        assert_eq!(
+            redact("invalid type: string \"ann@x.org\", expected u32"),
+            "invalid type: string \"…\", expected u32"
+        );
         assert_eq!(redact("550 <ann@x.org>:\r\nno such user"), "550 …@…  no such user");
         assert_eq!(redact("\n"), "no message");
         assert_eq!(redact("missing field `user_id`"), "missing field `user_id`");

@@ -95,12 +95,14 @@ impl Launch {
             stderr.map(|stream| read_lines(stream, output.clone(), true)),
         ];
         let readers = Mutex::new(readers.into_iter().flatten().collect());
-        Ok(Running { name: self.name, leashed: Mutex::new(leashed), output, readers, log: self.log })
+        let shown_at_end = self.log.is_none();
+        Ok(Running { name: self.name, leashed: Mutex::new(leashed), output, readers, log: self.log, shown_at_end })
     }
 
     /// Runs it to its end.
     pub async fn run(self) -> Result<Finished> {
-        let running = self.start()?;
+        let mut running = self.start()?;
+        running.shown_at_end = false;
         let status = running.wait(SOON).await?;
         let lines = running.output.lines();
         let of = |errors: bool| -> String {
@@ -166,6 +168,7 @@ pub struct Running {
     output: Arc<Output>,
     readers: Mutex<Vec<JoinHandle<()>>>,
     log: Option<PathBuf>,
+    shown_at_end: bool,
 }
 
 impl Running {
@@ -243,7 +246,7 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if self.log.is_none() {
+        if self.shown_at_end {
             // The runner swallows this unless the test fails.
             eprintln!("── output of {} ({})\n{}", self.name, self.pid(), self.output());
         }

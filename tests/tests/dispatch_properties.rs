@@ -129,7 +129,8 @@ async fn history(databases: &Databases, seed: u64, tally: &mut Tally) -> Result<
             }
             64..68 if !prepared.is_empty() => {
                 let (name, _, written) = prepared.swap_remove(dice.random_range(0..prepared.len()));
-                finish_prepared(&control, &name, written, dice.random_bool(0.8), &mut committed, &mut rolled_back).await?;
+                finish_prepared(&control, &name, written, dice.random_bool(0.8), &mut committed, &mut rolled_back)
+                    .await?;
             }
             64..80 if writer.open => {
                 finish(writer, dice.random_bool(0.8), &mut committed, &mut rolled_back).await?;

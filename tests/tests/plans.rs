@@ -2,9 +2,9 @@
 //! under custom and generic plans, before and after the table's statistics know of its rows.
 
 use anyhow::{Result, ensure};
+use relay::outbox::evidence::WITNESS;
 use relay::outbox::look::LOOK;
 use relay::outbox::rows::{PLAN, READ};
-use relay::outbox::evidence::WITNESS;
 use tests::databases::{Databases, Role};
 use tokio_postgres::Client;
 
@@ -113,7 +113,9 @@ async fn pinned(owner: &Client) -> Result<[Pinned; 4]> {
 
 async fn explain(client: &Client, statement: &Pinned, mode: &str, values: &str) -> Result<String> {
     let Pinned { sql, types, .. } = statement;
-    client.batch_execute(&format!("SET plan_cache_mode = {mode}; DEALLOCATE ALL; PREPARE pinned ({types}) AS {sql}")).await?;
+    client
+        .batch_execute(&format!("SET plan_cache_mode = {mode}; DEALLOCATE ALL; PREPARE pinned ({types}) AS {sql}"))
+        .await?;
     let rows = client.query(&format!("EXPLAIN EXECUTE pinned ({values})"), &[]).await?;
     Ok(rows.iter().map(|row| row.get::<_, String>(0)).collect::<Vec<_>>().join("\n"))
 }

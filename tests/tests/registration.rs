@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use hyper::Method;
 use hyper::body::Bytes;
 use hyper::header::{CONTENT_TYPE, ORIGIN};
-use hyper::Method;
 use serde_json::{Value, json};
 use tests::databases::{DatabaseServer, Databases, Role};
 use tests::http::{self, Answer};
@@ -157,7 +157,8 @@ async fn addresses_are_for_the_bearer_of_the_token() -> Result<()> {
 async fn neutral_replies_tell_nothing() -> Result<()> {
     let databases = Databases::new().await?;
     let api = api(&databases, &[("REGISTRATION_REPLY", "neutral")]).await?;
-    let (new, known) = (register(&api, "ada@example.org", "Ada").await?, register(&api, "ada@example.org", "Eve").await?);
+    let (new, known) =
+        (register(&api, "ada@example.org", "Ada").await?, register(&api, "ada@example.org", "Eve").await?);
     assert_eq!((new.status.as_u16(), known.status.as_u16()), (202, 202));
     assert_eq!(new.body, known.body);
     let names = |answer: &Answer| answer.headers.keys().map(ToString::to_string).collect::<BTreeSet<_>>();
@@ -238,7 +239,8 @@ async fn while_the_database_is_away_requests_are_refused_for_a_while() -> Result
     server.cluster().stop(Stop::Immediate).await?;
     is_problem(&register(&api, "eve@example.org", "Eve").await?, 503)?;
     server.cluster().start_again().await?;
-    until("recovery", async || Ok((register(&api, "eve@example.org", "Eve").await?.status == 201).then_some(()))).await?;
+    until("recovery", async || Ok((register(&api, "eve@example.org", "Eve").await?.status == 201).then_some(())))
+        .await?;
     assert_eq!((count(&databases, "users").await?, count(&databases, "outbox").await?), (2, 2));
     Ok(())
 }
@@ -347,7 +349,9 @@ async fn eight_processes_migrate_at_once_and_one_that_dies_leaves_nothing_half_d
         finished.success()?;
     }
     let client = server.cluster().connect("fresh").await?;
-    let row = client.query_one("SELECT count(*), count(DISTINCT version) FROM aftercommit.migrations WHERE success", &[]).await?;
+    let row = client
+        .query_one("SELECT count(*), count(DISTINCT version) FROM aftercommit.migrations WHERE success", &[])
+        .await?;
     let known = std::fs::read_dir(tests::databases::project_folder().join("migrations/app"))?.count() as i64;
     assert_eq!((row.get::<_, i64>(0), row.get::<_, i64>(1)), (known, known));
     Ok(())

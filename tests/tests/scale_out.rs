@@ -88,7 +88,8 @@ async fn relays_share_the_lanes_and_take_over_from_the_dead() -> Result<()> {
     drop(first);
     let total = write(200).await?;
     until_shared(&jobs, &[16]).await?;
-    until("every event dispatched", async || Ok((dispatched(&databases).await?.len() as i64 >= total).then_some(()))).await?;
+    until("every event dispatched", async || Ok((dispatched(&databases).await?.len() as i64 >= total).then_some(())))
+        .await?;
     drop(third);
 
     let numbers = dispatched(&databases).await?;
@@ -111,7 +112,10 @@ async fn a_lost_notification_costs_no_more_than_the_poll() -> Result<()> {
     write_event(&writer, "a", 1).await?;
     until("the poll", async || Ok((dispatched(&databases).await? == [1]).then_some(()))).await?;
     let cut: bool = writer
-        .query_one("SELECT bool_or(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'deaf listener'", &[])
+        .query_one(
+            "SELECT bool_or(pg_terminate_backend(pid)) FROM pg_stat_activity WHERE application_name = 'deaf listener'",
+            &[],
+        )
         .await?
         .get(0);
     ensure!(cut, "there was a listener");

@@ -11,8 +11,8 @@ use tokio_util::sync::CancellationToken;
 use crate::config::delivery::{DeliveryArgs, MailArgs};
 use crate::config::{ApplicationDatabaseArgs, JobsDatabaseArgs, Service, ServiceArgs, VARIABLES};
 use crate::health::Health;
-use crate::wake::{Bell, listen_to_outbox};
 use crate::mail::Email;
+use crate::wake::{Bell, listen_to_outbox};
 use crate::{deliver, dispatch, handlers, http};
 
 /// Everything that the service is told at start.
@@ -124,10 +124,7 @@ async fn service(settings: Settings, registry: handlers::Registry) -> anyhow::Re
 }
 
 /// Runs a part to its end; if it failed, the others are told to stop.
-async fn with_stop(
-    stop: CancellationToken,
-    part: impl Future<Output = anyhow::Result<()>>,
-) -> anyhow::Result<()> {
+async fn with_stop(stop: CancellationToken, part: impl Future<Output = anyhow::Result<()>>) -> anyhow::Result<()> {
     let ended = part.await;
     stop.cancel();
     ended

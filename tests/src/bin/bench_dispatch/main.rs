@@ -40,7 +40,8 @@ async fn main() -> Result<()> {
             eprintln!("round {round}: {name} {rate:.0}/s");
             rate
         };
-        let fresh = async || Ok::<_, anyhow::Error>(Databases { app: app.clone(), jobs: server.create(Kind::Jobs).await? });
+        let fresh =
+            async || Ok::<_, anyhow::Error>(Databases { app: app.clone(), jobs: server.create(Kind::Jobs).await? });
         ours_1.push(rate("ours_1", contenders::ours(&fresh().await?, 1, events).await?).await);
         limit_1.push(rate("limit_1", contenders::limit(&fresh().await?, 1).await?).await);
         ours_2.push(rate("ours_2", contenders::ours(&fresh().await?, 2, events).await?).await);

@@ -1,0 +1,122 @@
+//! `relay replay`: handlers run again on chosen events. A person is asked before emails are sent anew.
+
+mod args;
+mod text;
+
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+use shared::settings::Faults;
+use shared::shutdown;
+use tokio_util::sync::CancellationToken;
+
+use super::answer::{Form, print, print_json};
+use crate::handlers::{self, Registry};
+use crate::replay::tally::Tally;
+use crate::replay::{self, Plan, Session};
+
+pub use args::Args;
+
+/// How often progress is shown.
+const PROGRESS: Duration = Duration::from_millis(500);
+
+pub(super) async fn run(args: Args, mut faults: Faults) -> u8 {
+    let (form, yes) = (Form::of(args.json()), args.yes());
+    let registry = handlers::register_all().map_err(|error| {
+        faults.push("handlers", error.to_string(), "Change it in the table of handlers");
+    });
+    let settings = args.read(registry.as_ref().unwrap_or(&Registry::default()), &mut faults);
+    if let Err(code) = form.check(faults) {
+        return code;
+    }
+    let (Some(settings), Ok(registry)) = (settings, registry) else { return super::EXIT_SETTINGS };
+    let plan = &settings.plan;
+    let asks = plan.again && !plan.dry_run && !yes;
+    if asks && !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
+        return form
+            .refuse("--again sends emails anew, and there is no terminal to ask at: give --yes", super::EXIT_SETTINGS);
+    }
+    let name = format!("aftercommit replay {}", std::process::id());
+    let mut session = match Session::open(&settings.application, &settings.jobs, &name).await {
+        Ok(session) => session,
+        Err(error) => return failed(form, error),
+    };
+    if asks {
+        // Until something is stored, an interrupt simply ends the process.
+        match confirmed(&mut session, &registry, plan).await {
+            Ok(true) => {}
+            Ok(false) => return form.refuse("nothing was done", 0),
+            Err(error) => return failed(form, error),
+        }
+    }
+    let stop = match shutdown::on_signals() {
+        Ok(stop) => stop,
+        Err(error) => return form.refuse(&format!("{error:#}"), 1),
+    };
+    let mut tally = Tally::default();
+    let outcome = work(&mut session, &registry, plan, &mut tally, &stop).await;
+    match form {
+        Form::Text if outcome.is_ok() || tally.events > 0 => print(&text::of(&tally, plan.dry_run)),
+        Form::Json if outcome.is_ok() => print_json(&tally.to_json(plan.dry_run)),
+        _ => {}
+    }
+    match outcome {
+        Err(error) if form == Form::Json => {
+            let code = if error.is_refusal() { super::EXIT_REFUSED } else { 1 };
+            let mut answer = tally.to_json(plan.dry_run);
+            answer["error"] = error.to_string().into();
+            answer["exit_code"] = code.into();
+            print_json(&answer);
+            code
+        }
+        Err(error) => failed(form, error),
+        Ok(()) => u8::from(!tally.is_complete()),
+    }
+}
+
+fn failed(form: Form, error: replay::Error) -> u8 {
+    form.refuse(&error.to_string(), if error.is_refusal() { super::EXIT_REFUSED } else { 1 })
+}
+
+async fn work(
+    session: &mut Session,
+    registry: &Registry,
+    plan: &Plan,
+    tally: &mut Tally,
+    stop: &CancellationToken,
+) -> Result<(), replay::Error> {
+    let shown = std::io::stderr().is_terminal();
+    let mut last = Instant::now();
+    let progress = |tally: &Tally| {
+        if shown && last.elapsed() >= PROGRESS {
+            last = Instant::now();
+            let verb = if plan.dry_run { "to store" } else { "stored" };
+            let _ = write!(std::io::stderr(), "\r\x1b[K{} events, {} jobs {verb}", tally.events, tally.stored());
+        }
+    };
+    let outcome = replay::run(session, registry, plan, tally, stop, progress).await;
+    if shown {
+        let _ = write!(std::io::stderr(), "\r\x1b[K");
+    }
+    outcome
+}
+
+/// Counts by a dry run what would be sent, and asks.
+async fn confirmed(session: &mut Session, registry: &Registry, plan: &Plan) -> Result<bool, replay::Error> {
+    let mut tally = Tally::default();
+    let dry = Plan { dry_run: true, ..plan.clone() };
+    work(session, registry, &dry, &mut tally, &CancellationToken::new()).await?;
+    let (jobs, events) = (tally.stored(), tally.events);
+    if jobs == 0 {
+        return Ok(true);
+    }
+    let _ = write!(std::io::stderr(), "This makes {jobs} jobs anew for {events} events. Go on? [y/N] ");
+    let (answered, answer) = tokio::sync::oneshot::channel();
+    // A thread of its own: one that waits for a person can't be waited for at the end.
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        let read = std::io::stdin().read_line(&mut line);
+        let _ = answered.send(read.is_ok() && matches!(line.trim().to_ascii_lowercase().as_str(), "y" | "yes"));
+    });
+    Ok(answer.await.unwrap_or(false))
+}

@@ -1,0 +1,52 @@
+//! Numbers and tables as people read them.
+
+/// A table with its columns in line; the last one ends ragged.
+pub fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
+    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|c| c.chars().count()).max();
+    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or_default()).collect();
+    let line = |row: &Vec<String>| -> String {
+        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        format!("{}\n", cells.join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
+/// A time span in its two largest units.
+pub fn span(seconds: f64) -> String {
+    if !seconds.is_finite() {
+        return "ever".to_owned();
+    }
+    let seconds = seconds.max(0.0);
+    if seconds < 1.0 {
+        return format!("{} ms", (seconds * 1_000.0).round());
+    }
+    if seconds < 60.0 {
+        return format!("{seconds:.1} s");
+    }
+    // Far below what an integer holds: the bound keeps it so.
+    let whole = seconds.min(1e15) as u64;
+    match (whole / 86_400, whole % 86_400 / 3_600, whole % 3_600 / 60, whole % 60) {
+        (0, 0, minutes, seconds) => format!("{minutes} min {seconds} s"),
+        (0, hours, minutes, _) => format!("{hours} h {minutes} min"),
+        (days, hours, ..) => format!("{days} d {hours} h"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_in_line() {
+        let rows = [vec!["kind", "jobs"], vec!["email", "3"], vec!["é", "1,000"]];
+        let rows = rows.map(|row| row.into_iter().map(str::to_owned).collect());
+        assert_eq!(table(&rows), "kind   jobs\nemail  3\né      1,000\n");
+    }
+
+    #[test]
+    fn spans_are_short() {
+        let spans = [0.0004, 0.25, 12.34, 75.0, 7_260.0, 200_000.0, -5.0, f64::INFINITY].map(span);
+        assert_eq!(spans, ["0 ms", "250 ms", "12.3 s", "1 min 15 s", "2 h 1 min", "2 d 7 h", "0 ms", "ever"]);
+    }
+}
