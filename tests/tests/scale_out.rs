@@ -10,6 +10,9 @@ use relay::health::Health;
 use relay::wake::{Bell, listen_to_outbox};
 use tests::databases::{DatabaseServer, Databases, Role};
 use tests::dispatcher::{counting, dispatched, url, write_event};
+use rustix::process::Signal;
+use tests::mailbox::Mailbox;
+use tests::services::{start_relay, verification_keys};
 use tests::wait::until;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
@@ -166,5 +169,52 @@ async fn an_idle_relay_costs_next_to_nothing() -> Result<()> {
     ensure!(calls > 0, "statements were counted");
     ensure!(calls as u64 * 60 <= 120 * SECONDS, "{calls} statements in {SECONDS} s");
     ensure!(written == 0, "{written} WAL records were written while idle");
+    Ok(())
+}
+
+/// A relay that is frozen holds its lanes until PostgreSQL ends its session; when it wakes, it stores nothing of what it
+/// had read, and goes on with what is its own.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_frozen_relay_loses_its_lanes_and_stores_nothing_when_it_wakes() -> Result<()> {
+    let databases = Databases::new().await?;
+    let jobs = databases.jobs.connect(Role::Superuser).await?;
+    let writer = databases.app.connect(Role::Owner).await?;
+    let mail = tempfile::tempdir()?;
+    let mailbox = Mailbox::new(mail.path());
+    let keys = verification_keys();
+    let frozen = start_relay(&databases, &keys, "http://127.0.0.1:8080", &mailbox.url(), &[]).await?.ready().await?;
+    until_shared(&jobs, &[16]).await?;
+    // Frozen in the middle of its work, wherever that is.
+    for number in 0..50 {
+        write_event(&writer, &number.to_string(), number).await?;
+    }
+    frozen.process.signal(Signal::STOP)?;
+    let _second = relay(&databases, "second")?;
+    for number in 50..100 {
+        write_event(&writer, &number.to_string(), number).await?;
+    }
+    until_shared(&jobs, &[16]).await?;
+    let moved = "SELECT count(*) FROM aftercommit.lane_cursors WHERE moved_at > now() - interval '1 hour'";
+    until("each lane moved by the second", async || {
+        let numbers = dispatched(&databases).await?;
+        Ok((50..100).all(|number| numbers.contains(&number)).then_some(()))
+    })
+    .await?;
+    ensure!(jobs.query_one(moved, &[]).await?.get::<_, i64>(0) > 0, "cursors moved");
+    frozen.process.signal(Signal::CONT)?;
+    until_shared(&jobs, &[8, 8]).await?;
+    for number in 100..120 {
+        write_event(&writer, &number.to_string(), number).await?;
+    }
+    // The woken relay has other handlers than the test's: what it dispatches has no job here, and nothing is there twice.
+    until("a share of its own", async || {
+        let waiting = "SELECT bool_and(version > 0) FROM aftercommit.lane_cursors";
+        Ok(jobs.query_one(waiting, &[]).await?.get::<_, bool>(0).then_some(()))
+    })
+    .await?;
+    let numbers = dispatched(&databases).await?;
+    let once: std::collections::BTreeSet<_> = numbers.iter().collect();
+    ensure!(once.len() == numbers.len(), "a job is there twice");
+    ensure!(frozen.process.terminate().await?.success(), "it stops in order");
     Ok(())
 }
