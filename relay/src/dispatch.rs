@@ -10,6 +10,7 @@ pub mod registrations;
 pub mod rebase;
 pub mod history;
 pub mod lanes;
+pub mod lane;
 pub mod read;
 
 use std::collections::BTreeMap;
@@ -28,7 +29,8 @@ use crate::replay::at_start;
 use crate::wake::Bell;
 use crate::{outbox, retry, schema};
 use commit::Statements;
-use read::{Batch, Found, Lane, Reader};
+use lane::Lane;
+use read::{Batch, Found, Reader};
 use registrations::Registrations;
 
 /// How often a worker asks who shares the lanes. It is also what keeps its session alive.

@@ -68,7 +68,13 @@ async fn a_relay_waits_for_its_schema_and_says_which_command_makes_it() -> Resul
     })
     .await?;
     let owner = server.url("bare", Role::Owner);
-    Launch::built("relay").await?.arguments(["migrate"]).environment([("JOBS_DATABASE_URL", &*owner)]).run().await?.success()?;
+    Launch::built("relay")
+        .await?
+        .arguments(["migrate"])
+        .environment([("JOBS_DATABASE_URL", &*owner)])
+        .run()
+        .await?
+        .success()?;
     let relay = relay.ready().await?;
     mailbox.wait_for("ada@example.org", 1).await?;
     ensure!(relay.process.terminate().await?.success(), "it stops in order");

@@ -4,138 +4,23 @@
 //! version it names is the one that the commit under way will leave. When a commit fails, everything here is forgotten
 //! and loaded again.
 
-use std::collections::{BTreeMap, VecDeque};
-use std::time::{Duration, Instant};
+use std::collections::BTreeMap;
+use std::time::Instant;
 
 use shared::envelope::Envelope;
 use time::OffsetDateTime;
 use tokio_postgres::Client;
-use tokio_postgres::types::PgLsn;
 
 use super::cursor::Cursor;
-use super::history::{Move, Verdict, judge};
+use super::history::{Verdict, judge};
+use super::lane::{Gate, Lane, Passed, READ_LIMIT, Trouble};
 use super::registrations::Registrations;
 use crate::handlers::Registry;
 use crate::jobs::store::NewJob;
-use crate::outbox::window::Snapshot;
-use crate::outbox::{self, Answer, Look, OutboxRow, Question, Range, Reading, SLICE_ROWS, START, Server, Slice};
+use crate::outbox::{self, Answer, Look, OutboxRow, Range, Reading, SLICE_ROWS, START, Slice};
 
 /// A batch takes no further lane once it holds this many events.
 const BATCH_EVENTS: usize = 2 * SLICE_ROWS;
-
-/// How often a lane's cursor is kept.
-const CHECKPOINT: Duration = Duration::from_secs(60);
-
-/// A slice may hold a few rows more than planned, where positions repeat.
-const READ_LIMIT: usize = SLICE_ROWS + SLICE_ROWS / 8;
-
-/// A lane that this worker holds.
-#[derive(Debug)]
-pub struct Lane {
-    cursor: Cursor,
-    /// What is left of the open window, in order.
-    slices: VecDeque<Slice>,
-    gate: Option<Gate>,
-    /// The upper snapshot of which every transaction is known to be on disk.
-    flushed: Option<Snapshot>,
-    passed: Option<Passed>,
-    /// Rows to ask for at a time: fewer while they are large.
-    limit: usize,
-    trouble: Option<Trouble>,
-    checkpointed: Option<Instant>,
-}
-
-/// What has been handed over beyond the evidence that a cursor may keep, known as long as one server runs. Only rows
-/// with ids of another history leave such a rest; without this they would be read again and again.
-#[derive(Debug)]
-struct Passed {
-    server: Server,
-    seen: Snapshot,
-}
-
-/// A window with a commit that may not yet be on disk. It is put off, with its upper snapshot fixed, and read anew once
-/// all of it is durable: after a crash in between, that commit never happened, and its id is another's.
-#[derive(Debug)]
-struct Gate {
-    next: Snapshot,
-    lsn: PgLsn,
-    until: Instant,
-}
-
-/// Why a lane is not dispatched.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum Trouble {
-    /// The history that the cursor points into is gone: the lane is to be [put back](super::rebase).
-    #[error("{0}: it was restored, rebuilt, or failed over with loss")]
-    Moved(#[from] Move),
-    /// The cursor stands, but what was dispatched beyond its witness may be gone: that is to be [looked for](super::rebase).
-    #[error("the server was promoted or put back; looking for what was lost")]
-    Shaken,
-    /// An old primary answers.
-    #[error(
-        "the server is on timeline {found}, and timeline {known} was already followed: \
-         an old primary, or an old copy. The lane waits for the right server; if this one is, run `relay accept-history`"
-    )]
-    Behind {
-        /// The timeline already followed.
-        known: i32,
-        /// The timeline that answered.
-        found: i32,
-    },
-}
-
-impl Lane {
-    /// A lane at its cursor.
-    pub fn new(cursor: Cursor) -> Self {
-        Self {
-            cursor,
-            slices: VecDeque::new(),
-            gate: None,
-            flushed: None,
-            passed: None,
-            limit: READ_LIMIT,
-            trouble: None,
-            checkpointed: None,
-        }
-    }
-
-    /// Whether the history it points into is in question, so that it is to be put right before it goes on.
-    pub fn wants_rebase(&self) -> bool {
-        matches!(self.trouble, Some(Trouble::Moved(_) | Trouble::Shaken))
-    }
-
-    /// Why it is not dispatched, if it is not.
-    pub fn trouble(&self) -> Option<Trouble> {
-        self.trouble
-    }
-
-    /// Its cursor, as the next commit is to find it.
-    pub fn cursor(&self) -> &Cursor {
-        &self.cursor
-    }
-
-    /// Everything before it has been handed over.
-    fn seen(&self) -> &Snapshot {
-        self.passed.as_ref().map_or(&self.cursor.seen, |passed| &passed.seen)
-    }
-
-    fn checkpoint_due(&mut self) -> bool {
-        let due = self.checkpointed.is_none_or(|at| at.elapsed() >= CHECKPOINT) && self.cursor.window.is_none();
-        if due {
-            self.checkpointed = Some(Instant::now());
-        }
-        due
-    }
-
-    fn question(&self) -> Question<'_> {
-        Question {
-            lane: self.cursor.lane,
-            seen: self.seen(),
-            witness: self.cursor.witness,
-            next_witness: self.cursor.window.as_ref().map(|w| w.witness),
-        }
-    }
-}
 
 /// What one transaction in the jobs database will store: jobs and failures, and the cursors moved over their events.
 #[derive(Debug, Default)]

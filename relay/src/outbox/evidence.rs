@@ -5,6 +5,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
+use super::rows::snapshot_window;
 use super::types::Xid;
 use super::window::{TransactionId, inserter, vouched};
 use super::{Error, PATIENCE, Range, Reading, Witness};
@@ -20,21 +21,15 @@ pub struct Evidence {
 }
 
 /// `witness`: the row of a window with the greatest transaction id.
-pub const WITNESS: &str = "
+pub const WITNESS: &str = concat!(
+    "
     SELECT event_id, transaction_id, position, inserter
-      FROM (SELECT event_id, transaction_id, position, xmin AS inserter
-              FROM aftercommit.outbox
-             WHERE lane = $1
-               AND transaction_id >= $2
-               AND transaction_id <  $3
-               AND pg_visible_in_snapshot(transaction_id, $4)
-             UNION ALL
-            SELECT event_id, transaction_id, position, xmin AS inserter
-              FROM aftercommit.outbox
-             WHERE lane = $1
-               AND transaction_id = ANY ($5)) AS snapshot_window
+      FROM (",
+    snapshot_window!("event_id, transaction_id, position, xmin AS inserter"),
+    ") AS snapshot_window
      ORDER BY transaction_id DESC
-     LIMIT 1";
+     LIMIT 1"
+);
 
 /// `present`: which rows are there, one answer each, in order.
 const PRESENT: &str = "

@@ -81,44 +81,58 @@ pub struct Read {
     pub whole: bool,
 }
 
+/// The rows of a window: those of transactions that began since the lower snapshot ($2 to $3, finished in $4), and of
+/// those that were in progress in it and have ended ($5).
+macro_rules! snapshot_window {
+    ($columns:literal) => {
+        concat!(
+            "
+           SELECT ",
+            $columns,
+            "
+             FROM aftercommit.outbox
+            WHERE lane = $1
+              AND transaction_id >= $2
+              AND transaction_id <  $3
+              AND pg_visible_in_snapshot(transaction_id, $4)
+            UNION ALL
+           SELECT ",
+            $columns,
+            "
+             FROM aftercommit.outbox
+            WHERE lane = $1
+              AND transaction_id = ANY ($5)"
+        )
+    };
+}
+pub(super) use snapshot_window;
+
 /// `read`: the rows of a slice of a window, in the order of the lane.
-pub const READ: &str = "
+pub const READ: &str = concat!(
+    "
     SELECT event_id, position, transaction_id, aggregate_type, aggregate_id, event_type, event_version,
            payload, metadata, occurred_at, durable_at_commit, inserter
-      FROM (SELECT *, xmin AS inserter
-              FROM aftercommit.outbox
-             WHERE lane = $1
-               AND transaction_id >= $2
-               AND transaction_id <  $3
-               AND pg_visible_in_snapshot(transaction_id, $4)
-             UNION ALL
-            SELECT *, xmin AS inserter
-              FROM aftercommit.outbox
-             WHERE lane = $1
-               AND transaction_id = ANY ($5)) AS snapshot_window
+      FROM (",
+    snapshot_window!("*, xmin AS inserter"),
+    ") AS snapshot_window
      WHERE position BETWEEN $6 AND $8
        AND (position, event_id) > ($6, $7)
      ORDER BY position, event_id
-     LIMIT $9";
+     LIMIT $9"
+);
 
 /// `plan`: a large window's rows counted by buckets of positions, from the index alone, without a sort.
-pub const PLAN: &str = "
+pub const PLAN: &str = concat!(
+    "
     SELECT bucket, count(*), min(id), max(id)
       FROM (SELECT position / $8 AS bucket, transaction_id::text::bigint AS id
-              FROM (SELECT position, transaction_id
-                      FROM aftercommit.outbox
-                     WHERE lane = $1
-                       AND transaction_id >= $2
-                       AND transaction_id <  $3
-                       AND pg_visible_in_snapshot(transaction_id, $4)
-                     UNION ALL
-                    SELECT position, transaction_id
-                      FROM aftercommit.outbox
-                     WHERE lane = $1
-                       AND transaction_id = ANY ($5)) AS snapshot_window
+              FROM (",
+    snapshot_window!("position, transaction_id"),
+    ") AS snapshot_window
              WHERE position >= $6
                AND position <= $7) AS buckets
-     GROUP BY bucket";
+     GROUP BY bucket"
+);
 
 impl Reading<'_> {
     /// The rows of a slice after `range.after`, in order: at most `limit` rows and about [`SLICE_BYTES`].
