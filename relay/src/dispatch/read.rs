@@ -17,10 +17,11 @@ use super::lane::{Gate, Lane, Passed, READ_LIMIT, Trouble};
 use super::registrations::Registrations;
 use crate::handlers::Registry;
 use crate::jobs::store::NewJob;
-use crate::outbox::{self, Answer, Look, OutboxRow, Range, Reading, SLICE_ROWS, START, Slice};
+use crate::outbox::{self, Answer, Look, OutboxRow, Range, Reading, SLICE_BYTES, SLICE_ROWS, START, Slice};
 
-/// A batch takes no further lane once it holds this many events.
-const BATCH_EVENTS: usize = 2 * SLICE_ROWS;
+/// A batch takes no further lane once it holds this many events, or this many bytes of them.
+const BATCH_EVENTS: usize = 8 * SLICE_ROWS;
+const BATCH_BYTES: usize = SLICE_BYTES;
 
 /// What one transaction in the jobs database will store: jobs and failures, and the cursors moved over their events.
 #[derive(Debug, Default)]
@@ -133,17 +134,18 @@ pub async fn batch(
     let mut batch = Batch::default();
     let mut reads = Vec::new();
     let mut unflushed = false;
-    let mut events = 0;
+    let (mut events, mut bytes) = (0, 0);
     for answer in answers {
-        if events >= BATCH_EVENTS {
+        if events >= BATCH_EVENTS || bytes >= BATCH_BYTES {
             *turn = answer.lane;
             break;
         }
         let Some(lane) = lanes.get_mut(&answer.lane) else { continue };
         match read_lane(&reading, &look, &answer, lane).await? {
-            LaneRead::Rows(rows) => {
-                events += rows.len();
-                reads.push((lane.cursor.rebased_at, rows));
+            LaneRead::Rows(read) => {
+                events += read.rows.len();
+                bytes += read.bytes;
+                reads.push((lane.cursor.rebased_at, read.rows));
                 batch.cursors.push(lane.cursor.clone());
                 if lane.checkpoint_due() {
                     batch.checkpoints.push(lane.cursor.clone());
@@ -171,7 +173,7 @@ pub async fn batch(
 }
 
 enum LaneRead {
-    Rows(Vec<OutboxRow>),
+    Rows(outbox::Read),
     /// Not now, but it will not take long.
     Soon,
     Nothing,
@@ -267,7 +269,7 @@ async fn read_lane(
     if finished && lane.cursor.seen == before && look.flush_lsn >= look.insert_lsn {
         lane.passed = Some(Passed { server: look.server, seen: next });
     }
-    Ok(LaneRead::Rows(read.rows))
+    Ok(LaneRead::Rows(read))
 }
 
 fn handle(reader: Reader<'_>, rebased_at: Option<OffsetDateTime>, rows: &[OutboxRow], batch: &mut Batch) {

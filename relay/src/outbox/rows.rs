@@ -15,7 +15,7 @@ use super::{Error, OutboxRow, PATIENCE, Reading, SLICE_BYTES, SLICE_ROWS, Witnes
 use crate::postgres::within;
 
 /// Positions to a bucket when a large window is planned. A lane's share of them is a sixteenth on average, all at worst.
-const BUCKET_POSITIONS: i64 = SLICE_ROWS as i64;
+const BUCKET_POSITIONS: i64 = 1_000;
 
 /// Before the first row.
 pub const START: (i64, Uuid) = (i64::MIN, Uuid::nil());
@@ -79,6 +79,8 @@ pub struct Read {
     pub last: Option<(i64, Uuid)>,
     /// Whether the slice was read to its end.
     pub whole: bool,
+    /// Bytes of payload and metadata in the rows.
+    pub bytes: usize,
 }
 
 /// The rows of a window: those of transactions that began since the lower snapshot ($2 to $3, finished in $4), and of
@@ -157,14 +159,14 @@ impl Reading<'_> {
         let read = async {
             let mut stream = pin!(self.client.query_typed_raw(READ, parameters).await?);
             let mut read = Read::default();
-            let (mut count, mut bytes) = (0, 0);
+            let mut count = 0;
             while let Some(row) = stream.try_next().await? {
                 let Xid(xmin) = row.try_get(11)?;
                 let inserter = inserter(xmin, range.xmax);
                 let row = outbox_row(&row, range.lane)?;
                 let Envelope { event_id, position, .. } = row.envelope;
                 count += 1;
-                bytes += row.envelope.payload.get().len() + row.envelope.metadata.get().len();
+                read.bytes += row.envelope.payload.get().len() + row.envelope.metadata.get().len();
                 read.last = Some((position, event_id));
                 if range.takes(inserter) {
                     let witness = Witness { event_id, transaction_id: row.transaction_id, position };
@@ -172,7 +174,7 @@ impl Reading<'_> {
                     read.strongest = read.strongest.filter(|old| old.vouched >= evidence.vouched).or(Some(evidence));
                     read.rows.push(row);
                 }
-                if bytes >= SLICE_BYTES {
+                if read.bytes >= SLICE_BYTES {
                     return Ok(read);
                 }
             }
