@@ -1,5 +1,6 @@
 //! Storing jobs: many in one statement, each once.
 
+use futures_util::future::try_join_all;
 use serde_json::value::RawValue;
 use shared::envelope::Envelope;
 use time::OffsetDateTime;
@@ -81,11 +82,9 @@ pub async fn insert(
     statement: &Statement,
     jobs: &[NewJob],
 ) -> Result<u64, tokio_postgres::Error> {
-    let mut stored = 0;
-    for chunk in jobs.chunks(CHUNK) {
-        stored += insert_chunk(transaction, statement, chunk).await?;
-    }
-    Ok(stored)
+    // All are sent at once: the server works through them while what comes next is read and handled here.
+    let chunks = jobs.chunks(CHUNK).map(|chunk| insert_chunk(transaction, statement, chunk));
+    Ok(try_join_all(chunks).await?.into_iter().sum())
 }
 
 async fn insert_chunk(
