@@ -51,6 +51,8 @@ pub enum Outcome {
     Failed(Failure),
     /// What the kind needs is away, for every job alike. No attempt is spent; the kind pauses and is tried again.
     Away(String),
+    /// This job is not to be done, for this reason: nothing was tried, and nothing is wrong. It ends as cancelled.
+    CalledOff(String),
     /// The lease ended first, and nothing was done.
     LeaseLost,
 }

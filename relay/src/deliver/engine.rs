@@ -161,6 +161,10 @@ impl<'a> Engine<'a> {
                 Decision::Succeeded
             }
             Outcome::Failed(failure) => failed(&job, failure),
+            Outcome::CalledOff(reason) => {
+                tracing::info!(job_id = %job.job_id, kind, reason, "job is called off");
+                Decision::CalledOff(reason)
+            }
             Outcome::LeaseLost => {
                 line.lower(now);
                 Decision::HandBack { reason: None }

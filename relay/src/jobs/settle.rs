@@ -9,6 +9,7 @@ use std::time::Duration;
 use shared::redact::redact;
 use uuid::Uuid;
 
+use super::JobState;
 use super::claim::ClaimedJob;
 use super::session::{Session, in_time};
 use super::transition::{Decision, Failure};
@@ -50,24 +51,23 @@ WITH settled AS (
 SELECT count(*) FROM settled";
 
 /// Lets go of jobs that were not tried, refunds the attempt, and tells the other relays: $1 jobs, $2 claims,
-/// $3 processes, $4 whether it is too late for the job, $5 reasons to keep (or null).
+/// $3 processes, $4 the final state of those that never will be (or null), $5 reasons to keep (or null).
 pub const UNTRIED: &str = "
 WITH settled AS (
     UPDATE aftercommit.jobs AS job
-    SET state       = CASE WHEN untried.expired THEN 'expired'
-                           WHEN job.retry_interval IS NULL THEN 'available'
-                           ELSE 'retrying' END,
+    SET state       = coalesce(untried.ends_as,
+                               CASE WHEN job.retry_interval IS NULL THEN 'available' ELSE 'retrying' END),
         attempt     = greatest(job.attempt - 1, 0),
         last_error  = coalesce(untried.reason, job.last_error),
         claimed_by  = NULL,
-        finished_at = CASE WHEN untried.expired THEN now() END
-    FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::boolean[], $5::text[])
-         AS untried (job_id, claim, claimed_by, expired, reason)
+        finished_at = CASE WHEN untried.ends_as IS NOT NULL THEN now() END
+    FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::text[], $5::text[])
+         AS untried (job_id, claim, claimed_by, ends_as, reason)
     WHERE job.job_id = untried.job_id AND job.claim = untried.claim AND job.claimed_by = untried.claimed_by
       AND job.state = 'running'
-    RETURNING untried.expired
+    RETURNING untried.ends_as
 ), told AS (
-    SELECT pg_notify('aftercommit_jobs', '') WHERE EXISTS (SELECT FROM settled WHERE NOT expired)
+    SELECT pg_notify('aftercommit_jobs', '') WHERE EXISTS (SELECT FROM settled WHERE ends_as IS NULL)
 )
 SELECT count(*) FROM settled, (SELECT count(*) FROM told) AS notified";
 
@@ -113,7 +113,7 @@ impl Settlement {
     fn failure(&self) -> Option<&Failure> {
         match &self.decision {
             Decision::Retry { failure, .. } | Decision::Dead(failure) => Some(failure),
-            Decision::Succeeded | Decision::Expired | Decision::HandBack { .. } => None,
+            Decision::Succeeded | Decision::Expired | Decision::CalledOff(_) | Decision::HandBack { .. } => None,
         }
     }
 }
@@ -129,7 +129,7 @@ pub async fn settle(session: &Session, settlements: &[Settlement]) -> Result<Vec
         match settlement.decision {
             Decision::Succeeded => succeeded.push(settlement),
             Decision::Retry { .. } | Decision::Dead(_) => failed.push(settlement),
-            Decision::Expired | Decision::HandBack { .. } => untried.push(settlement),
+            Decision::Expired | Decision::CalledOff(_) | Decision::HandBack { .. } => untried.push(settlement),
         }
     }
     let mut missed = vec![];
@@ -194,17 +194,21 @@ async fn write_failed(session: &Session, settlements: &[&Settlement]) -> Result<
 
 async fn write_untried(session: &Session, settlements: &[&Settlement]) -> Result<i64, Error> {
     let (jobs, claims, processes) = fence(settlements);
-    let expired: Vec<_> = settlements.iter().map(|s| s.decision == Decision::Expired).collect();
+    let ends_as: Vec<_> = settlements
+        .iter()
+        .map(|s| Some(s.decision.state(s.has_failed_before)).filter(|state| state.is_final()).map(JobState::as_str))
+        .collect();
     let reasons: Vec<_> = settlements
         .iter()
         .map(|s| match &s.decision {
             Decision::HandBack { reason } => reason.as_deref().map(redact),
+            Decision::CalledOff(reason) => Some(redact(reason)),
             Decision::Expired => Some("expired before it could be done".to_owned()),
             _ => None,
         })
         .collect();
     let row =
-        in_time(session.client.query_one(&session.settle_untried, &[&jobs, &claims, &processes, &expired, &reasons]))
+        in_time(session.client.query_one(&session.settle_untried, &[&jobs, &claims, &processes, &ends_as, &reasons]))
             .await?;
     Ok(row.try_get(0)?)
 }

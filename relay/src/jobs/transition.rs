@@ -98,6 +98,8 @@ pub enum Decision {
     Dead(Failure),
     /// Too late to be tried.
     Expired,
+    /// Not to be done, for this reason.
+    CalledOff(String),
     /// Not tried: back to where it was, with its attempt refunded.
     HandBack {
         /// Why, if it is worth keeping in the row.
@@ -113,6 +115,7 @@ impl Decision {
             Self::Retry { .. } => JobState::Retrying,
             Self::Dead(_) => JobState::Dead,
             Self::Expired => JobState::Expired,
+            Self::CalledOff(_) => JobState::Cancelled,
             Self::HandBack { .. } if has_failed_before => JobState::Retrying,
             Self::HandBack { .. } => JobState::Available,
         }
@@ -126,7 +129,7 @@ impl Decision {
             }
             Self::Retry { .. } => Some("retry"),
             Self::Dead(_) => Some("dead"),
-            Self::Succeeded | Self::Expired | Self::HandBack { .. } => None,
+            Self::Succeeded | Self::Expired | Self::CalledOff(_) | Self::HandBack { .. } => None,
         }
     }
 }
@@ -166,6 +169,7 @@ mod tests {
         prop_oneof![
             Just(Decision::Succeeded),
             Just(Decision::Expired),
+            Just(Decision::CalledOff("nobody wants it".to_owned())),
             Just(Decision::HandBack { reason: None }),
             failure().prop_map(Decision::Dead),
             (failure(), 1..6i16).prop_map(|(f, attempt)| after_failure(attempt, &RetryPolicy::default(), None, f)),
