@@ -10,6 +10,7 @@ pub mod message;
 pub mod target;
 pub mod mailbox;
 pub mod smtp;
+pub mod sandbox;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -22,7 +23,9 @@ use shared::token::KeyRing;
 use crate::deliver::{ClaimedJob, Failure, Kind, Lease, Outcome};
 use args::CheckedArgs;
 use message::Sender;
+use sandbox::Sandbox;
 use smtp::Smtp;
+use smtp::options::Options;
 use target::Target;
 use template::{TemplateError, Templates};
 
@@ -41,6 +44,10 @@ pub struct Settings {
     pub link_ttl: Duration,
     /// Mails under way at the same time.
     pub connections: usize,
+    /// How a mail server is treated.
+    pub smtp: Options,
+    /// The only recipients that mail is sent to, if there is such a list.
+    pub sandbox: Option<Sandbox>,
 }
 
 /// Where a mail goes.
@@ -83,7 +90,10 @@ impl Email {
     pub fn new(settings: Settings) -> Result<Arc<Self>, StartError> {
         let templates = Templates::load()?;
         let transport = match &settings.target {
-            Target::Smtp(server) => Transport::Smtp(Box::new(Smtp::new(server.clone()).map_err(StartError::Tls)?)),
+            Target::Smtp(server) => {
+                let smtp = Smtp::new(server.clone(), settings.smtp.clone()).map_err(StartError::Tls)?;
+                Transport::Smtp(Box::new(smtp))
+            }
             Target::Mailbox(directory) => {
                 std::fs::create_dir_all(directory)
                     .map_err(|error| StartError::Mailbox { path: directory.display().to_string(), error })?;
@@ -93,17 +103,38 @@ impl Email {
         Ok(Arc::new(Self { settings, templates, transport }))
     }
 
-    /// Renders a job's mail; what fails here fails at every attempt.
-    fn compose(&self, job: &ClaimedJob) -> Result<message::Mail, Failure> {
-        let failed = |failure: Failure| Failure { phase: Some("render"), ..failure };
-        self.render(job).map_err(failed)
+    /// Says in the log what about its settings should not go unnoticed.
+    pub fn announce(&self) {
+        if let Some(sandbox) = &self.settings.sandbox {
+            sandbox.announce();
+        }
     }
 
-    fn render(&self, job: &ClaimedJob) -> Result<message::Mail, Failure> {
-        let args = CheckedArgs::read(&job.args).map_err(|error| Failure::permanent(error.to_string()))?;
+    /// One try, from the row to the server's answer.
+    async fn send(&self, job: &ClaimedJob, lease: &Lease) -> Result<Outcome, Failure> {
+        let args = read(job)?;
+        if self.settings.sandbox.as_ref().is_some_and(|sandbox| !sandbox.allows(&args.to)) {
+            return Ok(Outcome::CalledOff(sandbox::REASON.to_owned()));
+        }
+        let mail = self.render(job, &args)?;
+        let outcome = match &self.transport {
+            Transport::Smtp(smtp) => smtp.send(&mail, lease).await,
+            Transport::Mailbox(directory) => mailbox::deliver(directory, &mail, lease).await,
+        };
+        Ok(match outcome {
+            Outcome::Failed(failure) => {
+                Outcome::Failed(Failure { error: without(&failure.error, &mail.to), ..failure })
+            }
+            Outcome::Away(reason) => Outcome::Away(without(&reason, &mail.to)),
+            other => other,
+        })
+    }
+
+    /// Makes a job's mail; what fails here fails at every attempt.
+    fn render(&self, job: &ClaimedJob, args: &CheckedArgs) -> Result<message::Mail, Failure> {
         let occurred_at =
             job.occurred_at.ok_or_else(|| Failure::permanent("occurred_at is outside the years 1970 to 9999"))?;
-        let content = self.templates.render(&args, &self.settings, occurred_at).map_err(|error| match error {
+        let content = self.templates.render(args, &self.settings, occurred_at).map_err(|error| match error {
             // A newer relay may know it: while relays are being replaced, jobs of both are there.
             TemplateError::Unknown => Failure::transient(error.to_string()),
             _ => Failure::permanent(error.to_string()),
@@ -124,22 +155,15 @@ impl Kind for Email {
     }
 
     async fn perform(&self, job: &ClaimedJob, lease: &Lease) -> Outcome {
-        let mail = match self.compose(job) {
-            Ok(mail) => mail,
-            Err(failure) => return Outcome::Failed(failure),
-        };
-        let outcome = match &self.transport {
-            Transport::Smtp(smtp) => smtp.send(&mail, lease).await,
-            Transport::Mailbox(directory) => mailbox::deliver(directory, &mail, lease).await,
-        };
-        match outcome {
-            Outcome::Failed(failure) => {
-                Outcome::Failed(Failure { error: without(&failure.error, &mail.to), ..failure })
-            }
-            Outcome::Away(reason) => Outcome::Away(without(&reason, &mail.to)),
-            other => other,
-        }
+        self.send(job, lease).await.unwrap_or_else(|failure| {
+            // Whatever fails before a server is asked fails in the making.
+            Outcome::Failed(Failure { phase: Some("render"), ..failure })
+        })
     }
+}
+
+fn read(job: &ClaimedJob) -> Result<CheckedArgs, Failure> {
+    CheckedArgs::read(&job.args).map_err(|error| Failure::permanent(error.to_string()))
 }
 
 /// The shortest part before the @ that is looked for in what a server says. A shorter one is in half of all words.

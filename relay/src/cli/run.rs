@@ -78,6 +78,7 @@ async fn service(settings: Settings, registry: handlers::Registry) -> anyhow::Re
         health.well("paused by JOB_QUEUE_ENABLED");
         return server.await?;
     }
+    settings.email.announce();
     tracing::info!(handlers = registry.names().join(", "), "event_handlers_registered");
 
     let name = format!("aftercommit relay {}", std::process::id());

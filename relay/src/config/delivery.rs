@@ -11,6 +11,9 @@ use shared::token::{self, KeyRing};
 
 use crate::deliver;
 use crate::mail::message::Sender;
+use crate::mail::sandbox::Sandbox;
+use crate::mail::smtp::options::{Options, Timeouts};
+use crate::mail::smtp::outcomes::Outcomes;
 use crate::mail::target::{self, Target};
 use crate::mail::{self, Email};
 
@@ -42,6 +45,21 @@ pub struct MailArgs {
     /// Mails under way at the same time, each on a connection of its own [default: 4]
     #[arg(long, env = "SMTP_CONNECTIONS", value_name = "NUMBER")]
     smtp_connections: Option<String>,
+    /// Mails sent on one connection before it is closed [default: 100]
+    #[arg(long, env = "SMTP_MAILS_PER_CONNECTION", value_name = "NUMBER")]
+    smtp_mails_per_connection: Option<String>,
+    /// How long an unused connection is kept [default: 15s]
+    #[arg(long, env = "SMTP_IDLE", value_name = "TIME")]
+    smtp_idle: Option<String>,
+    /// The bound on each step, or one for all [default: connect=10s,command=60s,data=2m,body=3m,dot=10m]
+    #[arg(long, env = "SMTP_TIMEOUTS", value_name = "TIMES")]
+    smtp_timeouts: Option<String>,
+    /// What replies mean, before the usual rules: "rcpt 452=retry, data 554 5.7.1=retry"
+    #[arg(long, env = "SMTP_OUTCOMES", value_name = "RULES")]
+    smtp_outcomes: Option<String>,
+    /// On a staging system, the only recipients that mail is sent to: *@example.org,qa@example.com or none
+    #[arg(long, env = "MAIL_SANDBOX", value_name = "LIST")]
+    mail_sandbox: Option<String>,
 }
 
 /// How jobs are claimed and held.
@@ -76,6 +94,15 @@ impl MailArgs {
         let day = Duration::from_secs(24 * 3600);
         let link_ttl = settings::duration("VERIFICATION_TTL", self.verification_ttl, day, faults);
         let connections = settings::number("SMTP_CONNECTIONS", self.smtp_connections, 4, 1..=1000, faults);
+        let smtp = smtp_options(
+            self.smtp_mails_per_connection,
+            self.smtp_idle,
+            self.smtp_timeouts,
+            self.smtp_outcomes,
+            faults,
+        );
+        // A list that can't be read is no reason to write to everybody: its fault ends the start.
+        let sandbox = settings::text(self.mail_sandbox).and_then(|list| Sandbox::parse(&list, faults));
         let settings = mail::Settings {
             from: from?,
             target: target?,
@@ -83,6 +110,8 @@ impl MailArgs {
             keys: keys?,
             link_ttl,
             connections: usize::try_from(connections).unwrap_or(4),
+            smtp,
+            sandbox,
         };
         match Email::new(settings) {
             Ok(email) => Some(email),
@@ -96,6 +125,28 @@ impl MailArgs {
             }
         }
     }
+}
+
+fn smtp_options(
+    mails_per_connection: Option<String>,
+    idle: Option<String>,
+    timeouts: Option<String>,
+    outcomes: Option<String>,
+    faults: &mut Faults,
+) -> Options {
+    let usual = Options::default();
+    let most = u64::from(usual.mails_per_connection);
+    let most = settings::number("SMTP_MAILS_PER_CONNECTION", mails_per_connection, most, 1..=1_000_000, faults);
+    let idle = settings::duration("SMTP_IDLE", idle, usual.idle, faults);
+    let timeouts = Timeouts::parse(&settings::text(timeouts).unwrap_or_default()).unwrap_or_else(|problem| {
+        faults.push("SMTP_TIMEOUTS", problem, "Give such as 30s, or connect=10s,dot=10m");
+        usual.timeouts
+    });
+    let outcomes = Outcomes::with(&outcomes.unwrap_or_default()).unwrap_or_else(|error| {
+        faults.push("SMTP_OUTCOMES", error.to_string(), "Give such as rcpt 452=retry, data 554 5.7.1=retry");
+        usual.outcomes
+    });
+    Options { timeouts, mails_per_connection: u32::try_from(most).unwrap_or(u32::MAX), idle, outcomes }
 }
 
 impl DeliveryArgs {

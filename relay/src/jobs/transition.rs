@@ -44,6 +44,8 @@ pub struct Failure {
     pub phase: Option<&'static str>,
     /// The other side's reply code, if it replied.
     pub code: Option<i32>,
+    /// Its enhanced status code, such as `4.2.2`.
+    pub enhanced: Option<String>,
     /// What it means for the job.
     pub meaning: Meaning,
 }
@@ -66,7 +68,13 @@ pub enum Meaning {
 impl Failure {
     /// A failure that may pass.
     pub fn transient(error: impl Into<String>) -> Self {
-        Self { error: error.into(), phase: None, code: None, meaning: Meaning::Transient { after: None } }
+        Self {
+            error: error.into(),
+            phase: None,
+            code: None,
+            enhanced: None,
+            meaning: Meaning::Transient { after: None },
+        }
     }
 
     /// A failure for good.

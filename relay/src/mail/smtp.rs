@@ -7,10 +7,12 @@
 //!
 //! Not done: pipelining, several recipients in one transaction.
 
+pub mod options;
 mod wire;
 mod connect;
 mod pool;
 mod reply;
+pub mod outcomes;
 mod verdict;
 
 use lettre::transport::smtp::commands::{Data, Mail as MailFrom, Rcpt, Rset};
@@ -20,13 +22,16 @@ use super::message::Mail;
 use super::target::SmtpServer;
 use crate::deliver::{Lease, Outcome};
 use connect::{Connection, Connector};
+use options::Options;
+use outcomes::{Outcomes, Phase};
 use pool::Pool;
-use verdict::{Phase, Trouble};
+use verdict::Trouble;
 
 /// A mail server, with connections that are used again.
 pub struct Smtp {
     connector: Connector,
     pool: Pool,
+    outcomes: Outcomes,
 }
 
 /// Why a mail was not sent.
@@ -42,8 +47,10 @@ impl Smtp {
     ///
     /// # Errors
     /// When the certificate authorities can't be used.
-    pub fn new(server: SmtpServer) -> Result<Self, String> {
-        Ok(Self { connector: Connector::new(server)?, pool: Pool::default() })
+    pub fn new(server: SmtpServer, options: Options) -> Result<Self, String> {
+        let Options { timeouts, mails_per_connection, idle, outcomes } = options;
+        let pool = Pool::new(idle, mails_per_connection);
+        Ok(Self { connector: Connector::new(server, timeouts)?, pool, outcomes })
     }
 
     /// Sends a mail.
@@ -63,7 +70,7 @@ impl Smtp {
                 let result = transact(&mut connection, mail, lease).await;
                 self.conclude(connection, result)
             }
-            Err((phase, trouble)) => verdict::outcome(phase, &trouble),
+            Err((phase, trouble)) => verdict::outcome(&self.outcomes, phase, &trouble),
         }
     }
 
@@ -80,7 +87,7 @@ impl Smtp {
                     connection.refused += 1;
                     self.pool.put(connection);
                 }
-                verdict::outcome(phase, &trouble)
+                verdict::outcome(&self.outcomes, phase, &trouble)
             }
         }
     }

@@ -1,8 +1,8 @@
 //! Where mail goes: the setting `SMTP_URL`.
 //!
 //! ```text
-//! smtp://[user:password@]host[:587][?tls=required|none][&ca=FILE][&timeout=SECONDS]
-//! smtps://[user:password@]host[:465][?ca=FILE][&timeout=SECONDS]
+//! smtp://[user:password@]host[:587][?tls=required|none][&ca=FILE]
+//! smtps://[user:password@]host[:465][?ca=FILE]
 //! file:///directory
 //! ```
 //!
@@ -11,7 +11,6 @@
 //! machine.
 
 use std::path::PathBuf;
-use std::time::Duration;
 
 use shared::settings::{Faults, Secret};
 use url::{Host, Url};
@@ -42,8 +41,6 @@ pub struct SmtpServer {
     pub login: Option<(String, Secret)>,
     /// The file of certificate authorities to trust instead of the public ones.
     pub ca: Option<PathBuf>,
-    /// Instead of the usual bound on each step.
-    pub timeout: Option<Duration>,
 }
 
 /// How the connection is encrypted.
@@ -112,7 +109,7 @@ fn server(url: &Url, faults: &mut Faults) -> Option<SmtpServer> {
         (false, true) => TlsMode::None,
         (false, false) => TlsMode::StartTls,
     };
-    let (mut ca, mut timeout) = (None, None);
+    let mut ca = None;
     for (key, value) in url.query_pairs() {
         match (key.as_ref(), value.as_ref()) {
             ("tls", "required") if !implicit => tls = TlsMode::StartTls,
@@ -126,13 +123,7 @@ fn server(url: &Url, faults: &mut Faults) -> Option<SmtpServer> {
                 Ok(_) => ca = Some(PathBuf::from(path)),
                 Err(error) => note(format!("has a ca that can't be read ({error})"), "Check its path and permissions"),
             },
-            ("timeout", seconds) => match seconds.parse() {
-                Ok(seconds @ 1..=3600) => timeout = Some(Duration::from_secs(seconds)),
-                _ => note("has a timeout that is not 1 to 3600 seconds".into(), "Correct it"),
-            },
-            (other, _) => {
-                note(format!("has the unknown parameter {other:?}"), "Remove it; known are tls, ca and timeout")
-            }
+            (other, _) => note(format!("has the unknown parameter {other:?}"), "Remove it; known are tls and ca"),
         }
     }
     let login = match (decode(url.username()), url.password().map(decode)) {
@@ -150,7 +141,7 @@ fn server(url: &Url, faults: &mut Faults) -> Option<SmtpServer> {
         );
     }
     let port = url.port().unwrap_or(if implicit { 465 } else { 587 });
-    (problems == 0).then_some(SmtpServer { host, port, tls, login, ca, timeout })
+    (problems == 0).then_some(SmtpServer { host, port, tls, login, ca })
 }
 
 fn decode(text: &str) -> String {
@@ -193,9 +184,8 @@ mod tests {
             let read = server(url);
             assert_eq!((read.host.as_str(), read.port, read.tls), (host, port, tls), "{url}");
         }
-        let read = server("smtp://us%40er:p%3Ass+w@mail.example.com?timeout=5");
+        let read = server("smtp://us%40er:p%3Ass+w@mail.example.com");
         assert_eq!(read.login, Some(("us@er".into(), Secret::new("p:ss+w"))));
-        assert_eq!(read.timeout, Some(Duration::from_secs(5)));
         assert!(!format!("{read:?}").contains("p:ss"));
     }
 
@@ -221,7 +211,7 @@ mod tests {
             ("smtp://mail.example.com?tls=maybe", "tls"),
             ("smtps://mail.example.com?tls=none", "always encrypted"),
             ("smtp://mail.example.com?ca=/no/such.pem", "ca"),
-            ("smtp://mail.example.com?timeout=0", "timeout"),
+            ("smtp://mail.example.com?timeout=5", "unknown parameter"),
             ("smtp://mail.example.com?starttls=1", "unknown parameter"),
         ] {
             let told = parse(url).expect_err(url);

@@ -10,4 +10,6 @@ mod crashes;
 mod encryption;
 mod leases;
 mod plans;
+mod recipients;
+mod replies;
 mod rows_by_hand;

@@ -103,7 +103,7 @@ async fn starttls_that_is_taken_back_or_spoken_into_gets_no_mail() -> Result<()>
     let directory = tempfile::tempdir()?;
     let test = "starttls_that_is_taken_back_or_spoken_into_gets_no_mail";
     let Some((sink, ca)) = encrypted(test, "starttls", directory.path(), "127.0.0.1").await? else { return Ok(()) };
-    let url = url("starttls", "right", sink.port(), &format!("ca={ca}&timeout=5"));
+    let url = url("starttls", "right", sink.port(), &format!("ca={ca}"));
     for (reply, expected) in [
         ("454 4.7.0 not now", "tls: 454 4.7.0 not now"),
         ("250 never mind", "tls: the server gave a reply that does not belong here"),
@@ -112,7 +112,7 @@ async fn starttls_that_is_taken_back_or_spoken_into_gets_no_mail() -> Result<()>
         ("220 go", "tls: no"),
     ] {
         sink.rule(Rule::at(Step::Starttls).reply(reply).times(1)).await?;
-        let reason = away(send(&client(&url), ADA).await);
+        let reason = away(send(&hasty_client(&url, 5), ADA).await);
         assert!(reason.starts_with(expected), "{reply}: {reason}");
     }
     assert!(nothing_was_told(&sink.events_by_now().await?));

@@ -12,6 +12,7 @@ use relay::deliver::{Lease, Outcome};
 use relay::jobs::lease::{Boot, ProcessLease};
 use relay::mail::message::{self, Mail, Sender};
 use relay::mail::smtp::Smtp;
+use relay::mail::smtp::options::{Options, Timeouts};
 use relay::mail::target::{SmtpServer, Target};
 use relay::mail::template::Content;
 use shared::email_address::EmailAddress;
@@ -32,7 +33,16 @@ fn server(url: &str) -> SmtpServer {
 }
 
 fn client(url: &str) -> Smtp {
-    Smtp::new(server(url)).expect("its settings are good")
+    client_with(url, Options::default())
+}
+
+fn client_with(url: &str, options: Options) -> Smtp {
+    Smtp::new(server(url), options).expect("its settings are good")
+}
+
+/// A client that gives up on a silent server within seconds.
+fn hasty_client(url: &str, seconds: u64) -> Smtp {
+    client_with(url, Options { timeouts: Timeouts::all(Duration::from_secs(seconds)), ..Options::default() })
 }
 
 fn mail_to(to: &str) -> Mail {

@@ -98,7 +98,7 @@ async fn a_server_that_falls_silent_is_given_up_in_time() -> Result<()> {
     for (step, expected) in lost() {
         let mail = if step == Step::Body { mail_saying(ADA, &large()) } else { mail_to(ADA) };
         sink.rule(Rule::at(step).hold().times(1)).await?;
-        let outcome = client(&format!("{}?timeout=1", sink.url())).send(&mail, &held()).await;
+        let outcome = hasty_client(&sink.url(), 1).send(&mail, &held()).await;
         assert_eq!(about(outcome), expected, "{step:?}");
     }
     Ok(())
@@ -127,7 +127,7 @@ async fn replies_without_end_are_cut_off() -> Result<()> {
     let sink = sink_or_skip!("replies_without_end_are_cut_off");
     for endless in ["2".repeat(1 << 20), "250-x\r\n".repeat(1 << 20), "250-\r\n250".to_owned()] {
         sink.rule(Rule::at(Step::Ehlo).reply(&endless).times(1)).await?;
-        let outcome = send(&client(&format!("{}?timeout=5", sink.url())), ADA).await;
+        let outcome = send(&hasty_client(&sink.url(), 5), ADA).await;
         assert_eq!(about(outcome), About::Server, "{}", &endless[..8]);
     }
     Ok(())

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use lettre::transport::smtp::authentication::{Credentials, DEFAULT_MECHANISMS};
 use lettre::transport::smtp::commands::{Auth, Ehlo, Starttls};
@@ -13,37 +13,18 @@ use tokio::net::TcpStream;
 use tokio_rustls::TlsConnector;
 
 use super::super::target::{SmtpServer, TlsMode};
+use super::options::Timeouts;
+use super::outcomes::Phase;
 use super::reply::Reply;
-use super::verdict::{Phase, Trouble};
+use super::verdict::Trouble;
 use super::wire::{Stream, Wire, lost, within};
-
-/// The bound on each step.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Limits {
-    connect: Duration,
-    /// The first words, EHLO, AUTH, MAIL and RCPT.
-    pub(super) command: Duration,
-    /// DATA, up to 354.
-    pub(super) data: Duration,
-    /// Writing the mail.
-    pub(super) body: Duration,
-    /// The answer to the final dot. Giving up here sends the mail twice, so it is the ten minutes of RFC 5321.
-    pub(super) dot: Duration,
-}
-
-impl Limits {
-    fn new(all: Option<Duration>) -> Self {
-        let or = |seconds| all.unwrap_or(Duration::from_secs(seconds));
-        Self { connect: or(10), command: or(60), data: or(120), body: or(180), dot: or(600) }
-    }
-}
 
 /// A connection that mail can be sent on.
 pub(super) struct Connection {
     pub(super) wire: Wire<Box<dyn Stream>>,
     /// What the server can do.
     pub(super) server: ServerInfo,
-    pub(super) limits: Limits,
+    pub(super) limits: Timeouts,
     /// A transaction was begun and not ended.
     pub(super) dirty: bool,
     /// Mails sent on it.
@@ -58,7 +39,7 @@ pub(super) struct Connection {
 impl Connection {
     /// A connection that was made over this stream.
     pub(super) fn for_tests(stream: impl Stream + 'static) -> Self {
-        let (server, limits, used) = (ServerInfo::default(), Limits::new(None), Instant::now());
+        let (server, limits, used) = (ServerInfo::default(), Timeouts::default(), Instant::now());
         Self { wire: boxed(stream), server, limits, dirty: false, mails: 0, refused: 0, used }
     }
 }
@@ -69,14 +50,13 @@ pub(super) struct Connector {
     tls: TlsConnector,
     /// This machine's name, if it has one that a mail server would take.
     name: Option<ClientId>,
-    limits: Limits,
+    limits: Timeouts,
 }
 
 type Failed = (Phase, Trouble);
 
 impl Connector {
-    pub(super) fn new(server: SmtpServer) -> Result<Self, String> {
-        let limits = Limits::new(server.timeout);
+    pub(super) fn new(server: SmtpServer, limits: Timeouts) -> Result<Self, String> {
         Ok(Self { tls: tls_connector(&server)?, server, name: full_name(ClientId::default()), limits })
     }
 

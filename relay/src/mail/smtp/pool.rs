@@ -7,15 +7,9 @@ use lettre::transport::smtp::commands::Quit;
 
 use super::connect::Connection;
 
-/// After so many mails a connection is closed: servers have caps, and load balancers only act on new connections.
-const MOST_MAILS: u32 = 100;
-
 /// After so many refused mails a connection is closed: servers count refusals per connection, and cut off whoever comes
 /// next.
 const MOST_REFUSED: u32 = 5;
-
-/// Servers close what lies idle for minutes, and count it meanwhile.
-const IDLE: Duration = Duration::from_secs(15);
 
 /// The time for a goodbye.
 const GOODBYE: Duration = Duration::from_secs(1);
@@ -31,17 +25,13 @@ struct Idle {
 pub(super) struct Pool {
     idle: Arc<Mutex<Idle>>,
     longest: Duration,
-}
-
-impl Default for Pool {
-    fn default() -> Self {
-        Self::keeping(IDLE)
-    }
+    most_mails: u32,
 }
 
 impl Pool {
-    fn keeping(longest: Duration) -> Self {
-        Self { idle: Arc::default(), longest }
+    /// Keeps connections idle for so long at most, and each for so many mails.
+    pub(super) fn new(longest: Duration, most_mails: u32) -> Self {
+        Self { idle: Arc::default(), longest, most_mails }
     }
 
     /// A connection that may still be good.
@@ -51,7 +41,7 @@ impl Pool {
 
     /// Gives one back.
     pub(super) fn put(&self, mut connection: Connection) {
-        if connection.mails >= MOST_MAILS || connection.refused >= MOST_REFUSED {
+        if connection.mails >= self.most_mails || connection.refused >= MOST_REFUSED {
             tokio::spawn(goodbye(connection));
             return;
         }
@@ -111,7 +101,7 @@ mod tests {
 
     #[tokio::test]
     async fn the_last_used_is_taken_first() {
-        let pool = Pool::default();
+        let pool = Pool::new(Duration::from_secs(15), 100);
         for mails in [1, 2] {
             pool.put(Connection { mails, ..connection().0 });
         }
@@ -121,7 +111,7 @@ mod tests {
 
     #[tokio::test]
     async fn what_lies_idle_for_long_is_closed_by_itself_and_politely() {
-        let pool = Pool::keeping(Duration::from_millis(50));
+        let pool = Pool::new(Duration::from_millis(50), 100);
         let (idle, server) = connection();
         pool.put(idle);
         assert_eq!(heard(server).await, "QUIT\r\n");
@@ -133,8 +123,8 @@ mod tests {
 
     #[tokio::test]
     async fn what_was_used_enough_is_not_kept() {
-        let pool = Pool::default();
-        for (mails, refused) in [(MOST_MAILS, 0), (0, MOST_REFUSED)] {
+        let pool = Pool::new(Duration::from_secs(15), 100);
+        for (mails, refused) in [(100, 0), (0, MOST_REFUSED)] {
             let (used, server) = connection();
             pool.put(Connection { mails, refused, ..used });
             assert!(pool.take().is_none());

@@ -96,23 +96,38 @@ impl Reply {
         (parts.next().is_none() && class == self.code() / 100).then_some((class, subject, detail))
     }
 
-    /// How long the server asks to be left alone, as in "try again in 300 seconds".
+    /// How long the server asks to be left alone, as in "try again in 300 seconds", "retry after 5min" or "come back in
+    /// 00:04:59".
     pub(super) fn wish(&self) -> Option<Duration> {
         let text = self.text().to_ascii_lowercase();
-        let words: Vec<&str> =
-            text.split(|c: char| !c.is_ascii_alphanumeric()).filter(|word| !word.is_empty()).collect();
-        words.windows(3).find_map(|window| {
-            let [before, number, unit] = window else { return None };
-            let number: u64 = number.parse().ok().filter(|_| matches!(*before, "in" | "after" | "for"))?;
-            let seconds = match *unit {
-                "s" | "sec" | "secs" | "second" | "seconds" => 1,
-                "m" | "min" | "mins" | "minute" | "minutes" => 60,
-                "h" | "hour" | "hours" => 3600,
-                _ => return None,
-            };
-            Some(Duration::from_secs(number.saturating_mul(seconds)))
-        })
+        let words: Vec<&str> = text
+            .split(|c: char| !(c.is_ascii_alphanumeric() || c == ':'))
+            .map(|word| word.trim_matches(':'))
+            .filter(|word| !word.is_empty())
+            .collect();
+        let asks = |word: &str| matches!(word, "in" | "after" | "for" | "least" | "wait");
+        words.iter().enumerate().filter(|(_, word)| asks(word)).find_map(|(at, _)| time(&words[at + 1..]))
     }
+}
+
+/// The time that these words begin with.
+fn time(words: &[&str]) -> Option<Duration> {
+    let first = words.first()?;
+    if let Some((rest, seconds)) = first.rsplit_once(':') {
+        let (hours, minutes) = rest.split_once(':').unwrap_or(("0", rest));
+        let part = |text: &str| text.parse::<u64>().ok().filter(|number| *number < 10_000);
+        return Some(Duration::from_secs(part(hours)? * 3600 + part(minutes)? * 60 + part(seconds)?));
+    }
+    let digits = first.find(|c: char| !c.is_ascii_digit()).unwrap_or(first.len());
+    let (number, unit) = first.split_at(digits);
+    let unit = if unit.is_empty() { words.get(1)? } else { unit };
+    let seconds = match unit {
+        "s" | "sec" | "secs" | "second" | "seconds" => 1,
+        "m" | "min" | "mins" | "minute" | "minutes" => 60,
+        "h" | "hr" | "hrs" | "hour" | "hours" => 3600,
+        _ => return None,
+    };
+    Some(Duration::from_secs(number.parse::<u64>().ok()?.saturating_mul(seconds)))
 }
 
 #[cfg(test)]
@@ -164,7 +179,15 @@ mod tests {
             ("450 4.7.1 Greylisted, try again in 300 seconds\r\n", Some(300)),
             ("451 please retry in 5 minutes.\r\n", Some(300)),
             ("421 come back after 1 hour\r\n", Some(3600)),
+            ("450 4.7.1 Greylisted for 300s\r\n", Some(300)),
+            ("451 4.7.1 Greylisting in action, please come back in 00:04:59\r\n", Some(299)),
+            ("451 wait at least 5min, then try again\r\n", Some(300)),
+            ("450 stay for a while; retry in 2 m\r\n", Some(120)),
+            ("450-4.7.1 greylisted\r\n450 4.7.1 try again in: 60 seconds\r\n", Some(60)),
             ("450 in 99999999999999999999 seconds\r\n", None),
+            ("450 in 1:99999999:00\r\n", None),
+            ("450 wait\r\n", None),
+            ("450 listed for 127.0.0.1 in 5 lists\r\n", None),
             ("450 4.2.0 mailbox 42 busy\r\n", None),
         ] {
             assert_eq!(whole(text).wish(), seconds.map(Duration::from_secs), "{text}");

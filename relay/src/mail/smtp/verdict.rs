@@ -1,56 +1,10 @@
-//! The table: how far a mail came and what went wrong, to what that means for its job. Pure.
-//!
-//! Before MAIL, nothing that goes wrong is about this mail: every other one would have met the same, so the service
-//! counts as away and no attempt is spent. MAIL says the same for every mail as well, so what breaks there, and a reply
-//! that is about the server or our access to it, counts so too; any other reply is taken at its word. From RCPT on it is
-//! this mail's own failure: one bad domain must not stop all mail. Only what is lost after the final dot leaves a doubt.
+//! From what went wrong at a step to how the try ended: the reply is looked up in the table, and what was said is kept.
 
 use std::time::Duration;
 
+use super::outcomes::{Outcomes, Phase, Ruling, unanswered};
 use super::reply::Reply;
 use crate::deliver::{Failure, Meaning, Outcome};
-
-/// How far a mail came.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) enum Phase {
-    /// Resolving, connecting, and the server's first words.
-    Connect,
-    /// STARTTLS and the handshake.
-    Tls,
-    /// EHLO.
-    Ehlo,
-    /// AUTH.
-    Auth,
-    /// MAIL FROM.
-    Mail,
-    /// MAIL FROM with a parameter that only this mail needs: what goes wrong may be about this mail.
-    OwnMail,
-    /// RCPT TO.
-    Rcpt,
-    /// DATA, up to 354.
-    Data,
-    /// The text, up to the final dot.
-    Body,
-    /// From the final dot on.
-    Dot,
-}
-
-impl Phase {
-    /// As `job_attempts` has it.
-    pub(super) const fn as_str(self) -> &'static str {
-        match self {
-            Self::Connect => "connect",
-            Self::Tls => "tls",
-            Self::Ehlo => "ehlo",
-            Self::Auth => "auth",
-            Self::Mail | Self::OwnMail => "mail",
-            Self::Rcpt => "rcpt",
-            Self::Data => "data",
-            Self::Body => "body",
-            Self::Dot => "dot",
-        }
-    }
-}
 
 /// What went wrong.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -100,51 +54,36 @@ impl Trouble {
 }
 
 /// What it means.
-pub(super) fn outcome(phase: Phase, trouble: &Trouble) -> Outcome {
+pub(super) fn outcome(table: &Outcomes, phase: Phase, trouble: &Trouble) -> Outcome {
+    let ruling = match trouble {
+        Trouble::Reply(reply) => table.of(phase, reply.code(), reply.enhanced()),
+        Trouble::NoInternationalAddresses => Ruling::Dead,
+        Trouble::Lost(_) | Trouble::Timeout(_) | Trouble::Protocol(_) => unanswered(phase),
+    };
     let error = format!("{}: {}", phase.as_str(), trouble.text(phase));
-    let code = match trouble {
-        Trouble::Reply(reply) => Some(i32::from(reply.code())),
+    let reply = match trouble {
+        Trouble::Reply(reply) => Some(reply),
         _ => None,
     };
-    let failed =
-        |meaning| Outcome::Failed(Failure { error: error.clone(), phase: Some(phase.as_str()), code, meaning });
-    let transient = |after| failed(Meaning::Transient { after });
-
-    match (phase, trouble) {
-        (_, Trouble::NoInternationalAddresses) => failed(Meaning::Permanent),
-        (Phase::Connect | Phase::Tls | Phase::Ehlo | Phase::Auth, _) => Outcome::Away(error),
-        (Phase::Mail, Trouble::Reply(reply)) if is_about_the_server(reply) => Outcome::Away(error),
-        (Phase::Mail, Trouble::Lost(_) | Trouble::Timeout(_) | Trouble::Protocol(_)) => Outcome::Away(error),
-        (_, Trouble::Reply(reply)) if reply.code() >= 500 => failed(Meaning::Permanent),
-        (_, Trouble::Reply(reply)) if reply.code() >= 400 => transient(reply.wish()),
-        (Phase::Mail | Phase::OwnMail | Phase::Rcpt | Phase::Data | Phase::Body, _) => transient(None),
-        (Phase::Dot, _) => failed(Meaning::InDoubt),
-    }
-}
-
-/// Going down; a login that is missing or refused (RFC 4954); the server's own state and policy (x.3.x and x.7.x of
-/// RFC 3463).
-fn is_about_the_server(reply: &Reply) -> bool {
-    matches!(reply.code(), 421 | 530 | 534 | 535 | 538) || matches!(reply.enhanced(), Some((_, 3 | 7, _)))
+    let meaning = match ruling {
+        Ruling::Pause => return Outcome::Away(error),
+        Ruling::Retry => Meaning::Transient { after: reply.and_then(Reply::wish) },
+        Ruling::Dead => Meaning::Permanent,
+        Ruling::InDoubt => Meaning::InDoubt,
+    };
+    Outcome::Failed(Failure {
+        error,
+        phase: Some(phase.as_str()),
+        code: reply.map(|reply| i32::from(reply.code())),
+        enhanced: reply.and_then(Reply::enhanced).map(|(class, subject, detail)| format!("{class}.{subject}.{detail}")),
+        meaning,
+    })
 }
 
 #[cfg(test)]
 mod tests {
     use super::super::reply::Parsed;
     use super::*;
-
-    const PHASES: [Phase; 10] = [
-        Phase::Connect,
-        Phase::Tls,
-        Phase::Ehlo,
-        Phase::Auth,
-        Phase::Mail,
-        Phase::OwnMail,
-        Phase::Rcpt,
-        Phase::Data,
-        Phase::Body,
-        Phase::Dot,
-    ];
 
     fn reply(text: &str) -> Trouble {
         match Reply::parse(format!("{text}\r\n").as_bytes()) {
@@ -155,14 +94,14 @@ mod tests {
 
     /// `a` away, `r` retried, `d` dead, `?` in doubt; a letter for each phase, in order.
     fn row(trouble: &Trouble) -> String {
-        let letter = |phase| match outcome(phase, trouble) {
+        let letter = |phase| match outcome(&Outcomes::default(), phase, trouble) {
             Outcome::Away(_) => 'a',
             Outcome::Failed(Failure { meaning: Meaning::Transient { .. }, .. }) => 'r',
             Outcome::Failed(Failure { meaning: Meaning::Permanent, .. }) => 'd',
             Outcome::Failed(Failure { meaning: Meaning::InDoubt, .. }) => '?',
             other => panic!("{other:?}"),
         };
-        PHASES.into_iter().map(letter).collect()
+        Phase::ALL.into_iter().map(letter).collect()
     }
 
     #[test]
@@ -193,13 +132,14 @@ mod tests {
     #[test]
     fn no_word_of_a_server_is_kept_while_it_is_told_a_password() {
         let said = reply("500 5.5.2 what is AUTH PLAIN AGFkYQBzZWNyZXQ=?");
-        assert_eq!(outcome(Phase::Auth, &said), Outcome::Away("auth: 500 5.5.2".to_owned()));
-        assert_eq!(outcome(Phase::Auth, &reply("535")), Outcome::Away("auth: 535".to_owned()));
+        assert_eq!(outcome(&Outcomes::default(), Phase::Auth, &said), Outcome::Away("auth: 500 5.5.2".to_owned()));
+        assert_eq!(outcome(&Outcomes::default(), Phase::Auth, &reply("535")), Outcome::Away("auth: 535".to_owned()));
     }
 
     #[test]
     fn a_failure_says_how_far_it_came_and_what_was_said() {
-        let Outcome::Failed(failure) = outcome(Phase::Rcpt, &reply("450 4.7.1 greylisted, try again in 60 seconds"))
+        let Outcome::Failed(failure) =
+            outcome(&Outcomes::default(), Phase::Rcpt, &reply("450 4.7.1 greylisted, try again in 60 seconds"))
         else {
             panic!()
         };
