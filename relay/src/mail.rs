@@ -123,7 +123,8 @@ impl Email {
         };
         Ok(match outcome {
             Outcome::Failed(failure) => {
-                Outcome::Failed(Failure { error: without(&failure.error, &mail.to), ..failure })
+                let reply = failure.reply.as_deref().map(|reply| without(reply, &mail.to));
+                Outcome::Failed(Failure { error: without(&failure.error, &mail.to), reply, ..failure })
             }
             Outcome::Away(reason) => Outcome::Away(without(&reason, &mail.to)),
             other => other,

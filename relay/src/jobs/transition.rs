@@ -44,8 +44,10 @@ pub struct Failure {
     pub phase: Option<&'static str>,
     /// The other side's reply code, if it replied.
     pub code: Option<i32>,
-    /// Its enhanced status code, such as `4.2.2`.
-    pub enhanced: Option<String>,
+    /// The same in finer grain, as SMTP's 4.7.1.
+    pub enhanced_code: Option<String>,
+    /// What it said, without address or secret. It is cleaned and cut before it is stored.
+    pub reply: Option<String>,
     /// What it means for the job.
     pub meaning: Meaning,
 }
@@ -72,7 +74,8 @@ impl Failure {
             error: error.into(),
             phase: None,
             code: None,
-            enhanced: None,
+            enhanced_code: None,
+            reply: None,
             meaning: Meaning::Transient { after: None },
         }
     }

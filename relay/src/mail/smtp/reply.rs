@@ -82,10 +82,15 @@ impl Reply {
 
     /// The codes without the words.
     pub(super) fn numbers(&self) -> String {
-        match self.enhanced() {
-            Some((class, subject, detail)) => format!("{} {class}.{subject}.{detail}", self.code()),
+        match self.enhanced_code() {
+            Some(enhanced) => format!("{} {enhanced}", self.code()),
             None => self.code().to_string(),
         }
+    }
+
+    /// The enhanced status code as text.
+    pub(super) fn enhanced_code(&self) -> Option<String> {
+        self.enhanced().map(|(class, subject, detail)| format!("{class}.{subject}.{detail}"))
     }
 
     /// The enhanced status code (RFC 3463), if it is there and of the reply's class.

@@ -75,7 +75,8 @@ pub(super) fn outcome(table: &Outcomes, phase: Phase, trouble: &Trouble) -> Outc
         error,
         phase: Some(phase.as_str()),
         code: reply.map(|reply| i32::from(reply.code())),
-        enhanced: reply.and_then(Reply::enhanced).map(|(class, subject, detail)| format!("{class}.{subject}.{detail}")),
+        enhanced_code: reply.and_then(Reply::enhanced_code),
+        reply: reply.map(Reply::text),
         meaning,
     })
 }
