@@ -23,8 +23,9 @@ pub use crate::jobs::claim::ClaimedJob;
 pub use crate::jobs::lease::{Lease, LeaseLost};
 pub use crate::jobs::transition::{Failure, Meaning};
 
-use crate::health::Health;
+use crate::health::{About, Health};
 use crate::jobs::session::Session;
+use crate::operate::watch::Pauses;
 use crate::retry;
 use crate::wake::Bell;
 use engine::{Engine, Step};
@@ -124,6 +125,8 @@ pub struct Context {
     pub bell: Bell,
     /// Where it says how it is.
     pub health: Health,
+    /// What is paused by hand.
+    pub pauses: Pauses,
 }
 
 /// The part of health that is about the jobs database as delivery sees it.
@@ -155,7 +158,8 @@ pub async fn run(context: &Context, stop: &CancellationToken) {
             if stop.is_cancelled() && engine.holds_nothing() {
                 return;
             }
-            context.health.ill(PART, format!("jobs database: {error}"));
+            context.health.turned(PART);
+            context.health.ill(PART, About::JobsDatabase, format!("jobs database: {error}"));
             if log.may_speak() {
                 tracing::warn!(%error, "delivery has no jobs database; trying again");
             }
@@ -172,6 +176,7 @@ pub async fn run(context: &Context, stop: &CancellationToken) {
         () = deliver => false,
         () = give_up => true,
     };
+    context.health.ended(PART);
     if gave_up {
         tracing::warn!("stopped without having settled everything; other relays take over what is left");
     }
@@ -192,6 +197,7 @@ async fn serve(
             engine.close();
         }
         let step = engine.step(session).await?;
+        context.health.turned(PART);
         context.health.well(PART);
         pace.reset();
         match step {

@@ -23,7 +23,9 @@ use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 
 use crate::handlers::Registry;
-use crate::health::Health;
+use crate::health::{About, Health};
+use crate::operate::pauses::Pause;
+use crate::operate::watch::Pauses;
 use crate::postgres::{self, within};
 use crate::replay::at_start;
 use crate::wake::Bell;
@@ -60,6 +62,8 @@ pub struct Context {
     pub jobs_bell: Bell,
     /// Where the worker says how it is.
     pub health: Health,
+    /// What is paused by hand.
+    pub pauses: Pauses,
 }
 
 /// Why a worker could not go on.
@@ -77,6 +81,19 @@ pub enum Error {
     /// The hand-over.
     #[error(transparent)]
     Commit(#[from] commit::Error),
+}
+
+impl Error {
+    /// What is in the way.
+    fn about(&self) -> About {
+        match self {
+            Self::Application(outbox::Error::Standby | outbox::Error::Subscribed) => About::Standby,
+            Self::Application(_) => About::ApplicationDatabase,
+            Self::Schema(_) => About::Schema,
+            Self::Jobs(_) | Self::Commit(commit::Error::Postgres(_)) => About::JobsDatabase,
+            Self::Commit(commit::Error::Fenced) => About::Relay,
+        }
+    }
 }
 
 impl From<rebase::Error> for Error {
@@ -107,12 +124,13 @@ pub async fn run(context: &Context, worker: usize, stop: &CancellationToken) {
 
 async fn work(context: &Context, worker: usize, stop: &CancellationToken) {
     let part = format!("dispatch {worker}");
-    context.health.ill(&part, "not connected yet");
+    context.health.ill(&part, About::Relay, "not connected yet");
     let mut pace = retry::reconnect();
     while !stop.is_cancelled() {
+        context.health.turned(&part);
         let Err(error) = session(context, &part, &mut pace, stop).await else { break };
         let message = error.to_string();
-        if context.health.ill(&part, message.as_str()) {
+        if context.health.ill(&part, error.about(), message.as_str()) {
             tracing::warn!(part, error = message, "dispatch is interrupted; trying again");
         }
         tokio::select! {
@@ -120,6 +138,7 @@ async fn work(context: &Context, worker: usize, stop: &CancellationToken) {
             () = stop.cancelled() => {}
         }
     }
+    context.health.ended(&part);
 }
 
 /// One pair of connections, from their opening until one breaks, a fence is met, or it is time to stop.
@@ -132,8 +151,9 @@ async fn session(
     let mut worker = Worker::connect(context).await?;
     let mut look = true;
     loop {
+        context.health.turned(part);
         look |= worker.balance_if_due().await?;
-        if look {
+        if look && !context.pauses.dispatch() {
             worker.found = worker.drain(context, stop).await?;
         }
         report(context, part, &worker.lanes);
@@ -166,6 +186,8 @@ pub struct Worker {
     /// The lane to begin the next batch with.
     turn: i16,
     ear: watch::Receiver<u64>,
+    /// Hears of pauses.
+    paused: watch::Receiver<Option<Vec<Pause>>>,
     found: Left,
     balance_at: Instant,
     poll_at: Instant,
@@ -201,6 +223,7 @@ impl Worker {
             lanes: BTreeMap::new(),
             turn: 0,
             ear: context.outbox_bell.ear(),
+            paused: context.pauses.ear(),
             found: Left::Nothing,
             balance_at: now,
             poll_at: now,
@@ -251,7 +274,7 @@ impl Worker {
                 registrations: &self.registrations,
             };
             let reading = async {
-                if due || self.lanes.is_empty() || stop.is_cancelled() {
+                if due || self.lanes.is_empty() || stop.is_cancelled() || context.pauses.dispatch() {
                     return Ok(None);
                 }
                 read::batch(reader, &mut self.lanes, &mut self.turn).await.map(Some)
@@ -292,6 +315,15 @@ impl Worker {
 
     /// Waits for something to do. Returns whether to look into the outbox.
     async fn rest(&mut self, context: &Context, stop: &CancellationToken) -> Result<bool, Error> {
+        if context.pauses.dispatch() {
+            // Lanes stay shared meanwhile, so that whoever goes on first goes on with all of them.
+            tokio::select! {
+                _ = self.paused.changed() => {}
+                () = stop.cancelled() => {}
+                () = tokio::time::sleep_until(self.balance_at.into()) => {}
+            }
+            return Ok(!context.pauses.dispatch());
+        }
         let look_at = match self.found {
             Left::More => return Ok(true),
             Left::Unflushed => Instant::now() + FLUSH_POLL,
@@ -351,7 +383,7 @@ fn report(context: &Context, part: &str, lanes: &BTreeMap<i16, Lane>) {
         None => context.health.well(part),
         Some((lane, trouble)) => {
             let message = format!("lane {lane}: {trouble}");
-            if context.health.ill(part, message.as_str()) {
+            if context.health.ill(part, About::History, message.as_str()) {
                 tracing::error!(part, "{message}");
             }
         }

@@ -1,19 +1,18 @@
-//! Health over HTTP: alive, and ready with the reasons when not.
+//! The relay over HTTP: health.
+
+pub mod health;
 
 use std::sync::Arc;
 
-use poem::http::StatusCode;
 use poem::listener::{Acceptor, Listener, TcpListener};
-use poem::web::{Data, Json};
-use poem::{EndpointExt, IntoResponse, Response, Route, Server, get, handler};
-use serde_json::json;
+use poem::{EndpointExt, Route, Server, get};
 use tokio_util::sync::CancellationToken;
 
 use crate::health::Health;
 
 /// Every route of the relay.
-fn routes(health: Health) -> impl poem::Endpoint {
-    Route::new().at("/livez", get(livez)).at("/readyz", get(readyz)).data(Arc::new(health))
+fn routes(state: Health) -> impl poem::Endpoint {
+    Route::new().at("/livez", get(health::livez)).at("/readyz", get(health::readyz)).data(Arc::new(state))
 }
 
 /// Serves until told to stop.
@@ -32,20 +31,4 @@ pub async fn serve(listen: std::net::SocketAddr, health: Health, stop: Cancellat
         .run_with_graceful_shutdown(routes(health), stop.cancelled_owned(), grace)
         .await?;
     Ok(())
-}
-
-#[handler]
-fn livez() -> &'static str {
-    "ok"
-}
-
-#[handler]
-fn readyz(health: Data<&Arc<Health>>) -> Response {
-    let parts = health.parts();
-    let ready = !parts.is_empty() && parts.values().all(Option::is_none);
-    let parts: serde_json::Map<_, _> =
-        parts.into_iter().map(|(part, problem)| (part, problem.unwrap_or_else(|| "ok".to_owned()).into())).collect();
-    let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let word = if ready { "ready" } else { "not ready" };
-    Json(json!({ "status": word, "parts": parts })).with_status(status).into_response()
 }

@@ -115,6 +115,11 @@ impl JobState {
         }
     }
 
+    /// The state that the database has under this name; none when only a newer build knows it.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.into_iter().find(|state| state.as_str() == name)
+    }
+
     /// Whether the job is over, short of a person's retry.
     pub const fn is_final(self) -> bool {
         matches!(self, Self::Succeeded | Self::Dead | Self::Cancelled | Self::Expired)

@@ -22,3 +22,4 @@ pub mod text;
 pub mod replay;
 pub mod verify;
 pub mod status;
+pub mod operate;

@@ -110,6 +110,11 @@ impl Session {
         Self::with_jobs(application, jobs, name).await
     }
 
+    /// The connection to the jobs database.
+    pub fn jobs(&self) -> &Client {
+        &self.jobs
+    }
+
     async fn with_jobs(application: &DatabaseUrl, jobs: Client, name: &str) -> Result<Self, Error> {
         let statements = Statements::prepare(&jobs).await?;
         let application = databases::application(application, name).await?;

@@ -12,6 +12,12 @@ pub fn table(rows: &[Vec<String>]) -> String {
     rows.iter().map(line).collect()
 }
 
+/// Text on one line, without control characters, cut to so many bytes.
+pub fn one_line(text: &str, bytes: usize) -> String {
+    let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
+    shared::redact::cut(line.trim(), bytes).trim_end().to_owned()
+}
+
 /// A time span in its two largest units.
 pub fn span(seconds: f64) -> String {
     if !seconds.is_finite() {

@@ -166,6 +166,7 @@ pub fn context(databases: &Databases, registry: Registry) -> Result<relay::dispa
         outbox_bell: relay::wake::Bell::default(),
         jobs_bell: relay::wake::Bell::default(),
         health: relay::health::Health::default(),
+        pauses: relay::operate::watch::Pauses::default(),
     })
 }
 

@@ -32,6 +32,7 @@ fn relay(databases: &Databases, name: &str) -> Result<Relay> {
         outbox_bell: Bell::default(),
         jobs_bell: Bell::default(),
         health: Health::default(),
+        pauses: relay::operate::watch::Pauses::default(),
     });
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();

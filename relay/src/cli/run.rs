@@ -12,6 +12,7 @@ use crate::config::delivery::{DeliveryArgs, MailArgs};
 use crate::config::{ApplicationDatabaseArgs, JobsDatabaseArgs, Service, ServiceArgs, VARIABLES};
 use crate::health::Health;
 use crate::mail::Email;
+use crate::operate::watch::{self, Pauses};
 use crate::wake::{Bell, listen_to_outbox};
 use crate::{deliver, dispatch, handlers, http};
 
@@ -75,7 +76,7 @@ async fn service(settings: Settings, registry: handlers::Registry) -> anyhow::Re
     let server = tokio::spawn(with_stop(stop.clone(), http::serve(listen, health.clone(), stop.clone())));
     if !job_queue_enabled {
         tracing::warn!("paused: JOB_QUEUE_ENABLED is false; events wait in the outbox");
-        health.well("paused by JOB_QUEUE_ENABLED");
+        health.paused("relay", "paused by JOB_QUEUE_ENABLED");
         return server.await?;
     }
     settings.email.announce();
@@ -86,6 +87,15 @@ async fn service(settings: Settings, registry: handlers::Registry) -> anyhow::Re
     let jobs_bell = Bell::default();
     let listener = listen_to_outbox(settings.application.clone(), name.clone(), outbox_bell.clone(), stop.clone());
     let listener = tokio::spawn(listener);
+    let pauses = Pauses::unknown();
+    let following = watch::Context {
+        jobs: settings.jobs.clone(),
+        name: name.clone(),
+        pauses: pauses.clone(),
+        jobs_bell: jobs_bell.clone(),
+        health: health.clone(),
+    };
+    let following = tokio::spawn(watch::follow(following, stop.clone()));
     let mut kinds = deliver::Kinds::default();
     kinds.on(settings.email)?;
     let delivery = deliver::Context {
@@ -95,6 +105,7 @@ async fn service(settings: Settings, registry: handlers::Registry) -> anyhow::Re
         settings: settings.delivery,
         bell: jobs_bell.clone(),
         health: health.clone(),
+        pauses: pauses.clone(),
     };
     let delivery = {
         let stop = stop.clone();
@@ -108,6 +119,7 @@ async fn service(settings: Settings, registry: handlers::Registry) -> anyhow::Re
         outbox_bell,
         jobs_bell,
         health,
+        pauses,
     });
     let workers: Vec<_> = (0..dispatch_workers)
         .map(|worker| {
@@ -121,6 +133,7 @@ async fn service(settings: Settings, registry: handlers::Registry) -> anyhow::Re
     }
     delivery.await?;
     listener.await?;
+    following.await?;
     server.await?
 }
 

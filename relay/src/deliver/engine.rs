@@ -12,6 +12,7 @@ use super::alone::Alone;
 use super::line::{ClaimPlan, Line};
 use super::work::{Ended, Work};
 use super::{ClaimedJob, Context, Failure, Lease, Outcome};
+use crate::health::About;
 use crate::jobs::claim::{self, Pick};
 use crate::jobs::lease::Boot;
 use crate::jobs::low_water::FRONT;
@@ -113,6 +114,7 @@ impl<'a> Engine<'a> {
     pub(super) async fn step(&mut self, session: &Session) -> Result<Step, Error> {
         let mut worked = self.take_ended();
         self.cut_off_when_late();
+        self.heed_pauses();
         self.begin_tries();
 
         if self.held() > 0 && self.renewed.is_none_or(|at| Boot::now().since(at) >= self.context.settings.lease / 3) {
@@ -172,7 +174,7 @@ impl<'a> Engine<'a> {
             Outcome::Away(reason) => {
                 let news = line.breaker.away(now);
                 line.lower(now);
-                self.context.health.ill(&pause_part(kind), reason.clone());
+                self.context.health.ill(&pause_part(kind), About::Breaker, reason.clone());
                 if news {
                     tracing::warn!(kind, reason, "delivery pauses; no attempt is spent");
                 }
@@ -201,6 +203,18 @@ impl<'a> Engine<'a> {
                 }
                 line.in_flight += 1;
                 self.work.begin(index, &line.kind, job, Lease::new(self.identity.lease.clone()));
+            }
+        }
+    }
+
+    /// What is paused by hand begins nothing; what waits here of it is handed back, so that it is seen as waiting.
+    fn heed_pauses(&mut self) {
+        let now = Instant::now();
+        for index in 0..self.lines.len() {
+            let paused = self.context.pauses.delivery(self.lines[index].kind.name());
+            self.lines[index].pause(paused, now);
+            if paused {
+                self.hand_back_queue(index, None);
             }
         }
     }

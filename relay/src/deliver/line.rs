@@ -23,6 +23,8 @@ pub(super) struct Line {
     next_claim: Instant,
     suspect_at: Option<Instant>,
     poll: Duration,
+    /// By hand: nothing is begun until somebody resumes it.
+    paused: bool,
 }
 
 /// A claim to be made.
@@ -47,7 +49,19 @@ impl Line {
             next_claim: now,
             suspect_at: None,
             poll: settings.poll,
+            paused: false,
         }
+    }
+
+    /// Whether it is paused by hand. What became due meanwhile is looked for when it goes on.
+    pub(super) fn pause(&mut self, paused: bool, now: Instant) {
+        if std::mem::replace(&mut self.paused, paused) && !paused {
+            self.lower(now);
+        }
+    }
+
+    fn allowance(&self, now: Instant) -> Allowance {
+        if self.paused { Allowance::None(self.poll) } else { self.breaker.allowance(now) }
     }
 
     /// There may be jobs: claim at the next step.
@@ -63,7 +77,7 @@ impl Line {
 
     /// How many tries may begin now.
     pub(super) fn room(&self, now: Instant) -> usize {
-        match self.breaker.allowance(now) {
+        match self.allowance(now) {
             Allowance::Any => self.kind.concurrency().saturating_sub(self.in_flight),
             Allowance::One => usize::from(self.in_flight == 0),
             Allowance::None(_) => 0,
@@ -72,7 +86,7 @@ impl Line {
 
     /// How many jobs to claim if it is time to claim.
     fn wanted(&mut self, now: Instant) -> usize {
-        match self.breaker.allowance(now) {
+        match self.allowance(now) {
             Allowance::Any => {
                 let target = self.pace.target(now);
                 // Claims that are a trickle cost as much as full ones.
@@ -91,7 +105,7 @@ impl Line {
 
     /// How long until there is something to do without anybody saying so; `None` when only an ended try will tell.
     pub(super) fn until_due(&mut self, now: Instant) -> Option<Duration> {
-        match self.breaker.allowance(now) {
+        match self.allowance(now) {
             Allowance::None(pause) => Some(pause),
             _ if self.wanted(now) == 0 => None,
             _ => Some(self.next_claim.saturating_duration_since(now)),
@@ -120,12 +134,13 @@ impl Line {
 
     /// Whether a suspect is due and may be tried.
     pub(super) fn suspect_is_due(&self, now: Instant) -> bool {
-        self.suspect_at.is_some_and(|at| at <= now) && !matches!(self.breaker.allowance(now), Allowance::None(_))
+        self.suspect_at.is_some_and(|at| at <= now) && !matches!(self.allowance(now), Allowance::None(_))
     }
 
-    /// How long until the next suspect is due.
+    /// How long until the next suspect is due, if it may be tried then.
     pub(super) fn until_suspect(&self, now: Instant) -> Option<Duration> {
-        self.suspect_at.map(|at| at.saturating_duration_since(now))
+        let at = self.suspect_at.filter(|_| !matches!(self.allowance(now), Allowance::None(_)));
+        at.map(|at| at.saturating_duration_since(now))
     }
 
     /// Whether there is a suspect is to be asked again.

@@ -16,8 +16,10 @@ impl JobState {
             Self::Running => {
                 &[Self::Available, Self::Retrying, Self::Succeeded, Self::Dead, Self::Cancelled, Self::Expired]
             }
+            // Retried by hand, or given up by hand: a dead job that nobody will retry is to be counted no longer.
+            Self::Dead => &[Self::Available, Self::Cancelled],
             // Retried by hand.
-            Self::Dead | Self::Cancelled | Self::Expired => &[Self::Available],
+            Self::Cancelled | Self::Expired => &[Self::Available],
             // Sending again what was sent is a new generation, with an id of its own.
             Self::Succeeded => &[],
         }
@@ -224,10 +226,11 @@ mod tests {
     }
 
     #[test]
-    fn finished_jobs_stay_finished_unless_a_person_retries_them() {
+    fn finished_jobs_stay_finished_unless_a_person_retries_them_or_gives_them_up() {
         for state in JobState::ALL {
             for next in state.leads_to() {
-                assert!(!state.is_final() || *next == JobState::Available, "{state:?} -> {next:?}");
+                let by_hand = *next == JobState::Available || (state, *next) == (JobState::Dead, JobState::Cancelled);
+                assert!(!state.is_final() || by_hand, "{state:?} -> {next:?}");
                 assert_ne!(state, *next);
             }
         }

@@ -31,6 +31,7 @@ pub async fn ours(databases: &Databases, workers: usize, events: i64) -> Result<
         outbox_bell: Bell::default(),
         jobs_bell: Bell::default(),
         health: Health::default(),
+        pauses: relay::operate::watch::Pauses::default(),
     });
     let mut team = Vec::new();
     for _ in 0..workers {
