@@ -14,6 +14,7 @@ pub mod claim;
 pub mod settle;
 pub mod rescue;
 pub mod store;
+pub mod copy;
 
 use std::time::Duration;
 

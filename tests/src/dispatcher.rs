@@ -77,6 +77,13 @@ impl Dispatcher {
         Ok(Self { application, jobs, statements, registry, registrations, lanes, turn: 0 })
     }
 
+    /// The same worker, copying batches of at least so many jobs.
+    #[must_use]
+    pub fn copy_from(mut self, jobs: usize) -> Self {
+        self.statements.copy_from = jobs;
+        self
+    }
+
     /// Goes on with the application database elsewhere, as behind a pooler that turns to another server: the relay
     /// notices nothing of it.
     pub async fn turn_to(&mut self, databases: &Databases) -> Result<()> {
@@ -96,13 +103,32 @@ impl Dispatcher {
         commit::commit(&mut self.jobs, &self.statements, batch).await
     }
 
-    /// Stores a batch and does not commit: what a worker leaves that dies there.
+    /// Stores a batch, its jobs by COPY, and does not commit: what a worker leaves that dies there.
     pub async fn store_without_commit(&mut self, batch: &Batch) -> Result<()> {
         let transaction = self.jobs.transaction().await?;
-        let statement = transaction.prepare(relay::jobs::store::INSERT).await?;
-        relay::jobs::store::insert(&transaction, &statement, &batch.jobs).await?;
+        let advance = transaction.prepare(cursor::ADVANCE).await?;
+        cursor::advance(&transaction, &advance, &batch.cursors).await?;
+        let statement = transaction.prepare(relay::jobs::copy::COPY).await?;
+        relay::jobs::copy::copy(&transaction, &statement, &batch.jobs).await?;
         std::mem::forget(transaction);
         Ok(())
+    }
+
+    /// Commits what was [stored](Self::store_without_commit).
+    pub async fn commit_stored(&mut self) -> Result<()> {
+        Ok(self.jobs.batch_execute("COMMIT").await?)
+    }
+
+    /// Commits a batch and dies on the way, when its work has gone on for so many steps. None: it was done before.
+    pub async fn die_in_commit(&mut self, batch: &Batch, steps: usize) -> Option<Result<u64, commit::Error>> {
+        let mut commit = std::pin::pin!(self.commit(batch));
+        let mut left = steps;
+        std::future::poll_fn(|context| {
+            let poll = commit.as_mut().poll(context).map(Some);
+            left = left.saturating_sub(1);
+            if poll.is_pending() && left == 0 { std::task::Poll::Ready(None) } else { poll }
+        })
+        .await
     }
 
     /// Reads a batch and commits it.

@@ -1,13 +1,18 @@
 //! The hand-over: jobs, failures and cursors in one transaction of the jobs database.
 //!
 //! This is what makes it exactly-once without two-phase commit: the cursor is in the database that the jobs go to.
+//!
+//! Many jobs are [copied](copy), which is the fastest and takes each of them for new. One that is there already (its
+//! event was replayed, or is read a second time after a move of history) fails the transaction as a whole; the same batch
+//! is then stored by an INSERT that leaves alone what is there.
 
+use tokio_postgres::error::SqlState;
 use tokio_postgres::{Client, Statement, Transaction};
 
 use super::checkpoint;
 use super::cursor;
 use super::read::{Batch, Failure};
-use crate::jobs::store;
+use crate::jobs::{copy, store};
 use crate::postgres::{self, SESSION_LEASE, within};
 
 /// `insert_failures`: keeps what a handler could not take; a further failure of the same counts up.
@@ -38,8 +43,11 @@ pub enum Error {
 pub struct Statements {
     advance: Statement,
     keep: Statement,
+    copy_jobs: Statement,
     insert_jobs: Statement,
     insert_failures: Statement,
+    /// The least number of jobs that are copied: [`COPY_FROM`], but for tests.
+    pub copy_from: usize,
 }
 
 impl Statements {
@@ -48,14 +56,35 @@ impl Statements {
     /// # Errors
     /// Whatever PostgreSQL says.
     pub async fn prepare(client: &Client) -> Result<Self, tokio_postgres::Error> {
-        let (advance, keep, insert_jobs, insert_failures) = tokio::try_join!(
+        let (advance, keep, copy_jobs, insert_jobs, insert_failures) = tokio::try_join!(
             client.prepare(cursor::ADVANCE),
             client.prepare(checkpoint::KEEP),
+            client.prepare(copy::COPY),
             client.prepare(store::INSERT),
             client.prepare(INSERT_FAILURES),
         )?;
-        Ok(Self { advance, keep, insert_jobs, insert_failures })
+        Ok(Self { advance, keep, copy_jobs, insert_jobs, insert_failures, copy_from: COPY_FROM })
     }
+}
+
+/// Fewer jobs are inserted: a COPY waits once more for the server, which only pays when it saves work there.
+pub const COPY_FROM: usize = 100;
+
+/// How jobs are put into the table.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum By {
+    /// All of them are new.
+    Copy,
+    /// Some may be there.
+    Insert,
+}
+
+/// What became of a try to store a batch.
+enum Tried {
+    Stored(u64),
+    Fenced,
+    /// A job that was taken for new is there; nothing was stored.
+    NotNew,
 }
 
 /// Stores a batch. Returns how many jobs were new.
@@ -63,28 +92,56 @@ impl Statements {
 /// # Errors
 /// [`Error::Fenced`], or whatever PostgreSQL says.
 pub async fn commit(client: &mut Client, statements: &Statements, batch: &Batch) -> Result<u64, Error> {
+    let by = if batch.jobs.len() < statements.copy_from || batch.again { By::Insert } else { By::Copy };
     // Longer than this and the session, with the lanes, is gone anyway.
-    within(SESSION_LEASE, async {
-        let transaction = client.transaction().await?;
-        // Sent together: the fence costs no round trip of its own.
-        let (moved, stored, set_aside, kept) = tokio::join!(
-            cursor::advance(&transaction, &statements.advance, &batch.cursors),
-            store::insert(&transaction, &statements.insert_jobs, &batch.jobs),
-            insert_failures(&transaction, &statements.insert_failures, &batch.failures),
-            checkpoint::keep(&transaction, &statements.keep, &batch.checkpoints),
-        );
-        set_aside?;
-        kept?;
-        if moved? != batch.cursors.len() as u64 {
-            transaction.rollback().await?;
-            return Ok(None);
+    let tried = within(SESSION_LEASE, async {
+        match store(client, statements, batch, by).await? {
+            Tried::NotNew => store(client, statements, batch, By::Insert).await,
+            tried => Ok(tried),
         }
-        let stored = stored?;
-        transaction.commit().await?;
-        Ok(Some(stored))
-    })
-    .await?
-    .ok_or(Error::Fenced)
+    });
+    match tried.await? {
+        Tried::Stored(jobs) => Ok(jobs),
+        Tried::Fenced | Tried::NotNew => Err(Error::Fenced),
+    }
+}
+
+async fn store(
+    client: &mut Client,
+    statements: &Statements,
+    batch: &Batch,
+    by: By,
+) -> Result<Tried, tokio_postgres::Error> {
+    let transaction = client.transaction().await?;
+    let jobs = async {
+        match by {
+            By::Copy => copy::copy(&transaction, &statements.copy_jobs, &batch.jobs).await,
+            By::Insert => store::insert(&transaction, &statements.insert_jobs, &batch.jobs).await,
+        }
+    };
+    // Sent together: the fence costs no round trip of its own.
+    let (moved, stored, set_aside, kept) = tokio::join!(
+        cursor::advance(&transaction, &statements.advance, &batch.cursors),
+        jobs,
+        insert_failures(&transaction, &statements.insert_failures, &batch.failures),
+        checkpoint::keep(&transaction, &statements.keep, &batch.checkpoints),
+    );
+    // The fence speaks first: what another relay stored since is there already, and is its own.
+    if moved? != batch.cursors.len() as u64 {
+        transaction.rollback().await?;
+        return Ok(Tried::Fenced);
+    }
+    let stored = match stored {
+        Err(error) if by == By::Copy && error.code() == Some(&SqlState::UNIQUE_VIOLATION) => {
+            transaction.rollback().await?;
+            return Ok(Tried::NotNew);
+        }
+        stored => stored?,
+    };
+    set_aside?;
+    kept?;
+    transaction.commit().await?;
+    Ok(Tried::Stored(stored))
 }
 
 /// Stores failures in the caller's transaction; no event may be there twice for one handler.

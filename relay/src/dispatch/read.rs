@@ -36,6 +36,8 @@ pub struct Batch {
     pub failures: Vec<Failure>,
     /// How many events are in it.
     pub events: usize,
+    /// Whether it holds events that may have been dispatched before: jobs of theirs are likely to be there.
+    pub again: bool,
 }
 
 /// An event that a handler could not take.
@@ -276,6 +278,7 @@ fn handle(reader: Reader<'_>, rebased_at: Option<OffsetDateTime>, rows: &[Outbox
     batch.events += rows.len();
     for OutboxRow { envelope, .. } in rows {
         let past = rebased_at.is_some_and(|at| envelope.occurred_at < at);
+        batch.again |= past;
         let wanted = |handler: &str| !past || reader.registrations.covers(handler, envelope.occurred_at);
         for handled in reader.registry.publish_to(envelope, wanted) {
             match handled.outcome {

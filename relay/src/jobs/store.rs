@@ -44,7 +44,7 @@ impl NewJob {
         }
     }
 
-    fn expires_at(&self) -> Option<OffsetDateTime> {
+    pub(super) fn expires_at(&self) -> Option<OffsetDateTime> {
         // A time beyond what can be written means never.
         self.job.expires_after.and_then(|after| self.occurred_at.checked_add(after.try_into().ok()?))
     }

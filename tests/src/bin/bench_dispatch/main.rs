@@ -5,23 +5,39 @@
 //! are what counts. Run it by `cargo bench-dispatch`.
 //!
 //! - ours_1, ours_2: this relay with one and two workers, from the first look until nothing is left.
-//! - textbook: SKIP LOCKED 500, the same handlers, the same INSERT, then an UPDATE that marks the events dispatched.
-//! - limit_1, limit_2: the same job rows from memory by the same INSERT in chunks of 1,000, on one and two connections.
+//! - textbook: SKIP LOCKED 500, the same handlers, one INSERT, then an UPDATE that marks the events dispatched.
+//! - limit_1, limit_2: the same job rows from memory by a bare INSERT in chunks of 1,000, on one and two connections.
 //! - held: ours_1 while another transaction holds its snapshot open in the application database.
 
 mod contenders;
+mod rows;
 
 use std::sync::Arc;
 
-use anyhow::{Context, Result};
+use anyhow::Result;
+use clap::Parser;
 use tests::databases::{Database, DatabaseServer, Databases, Kind, Role};
 
-/// Rounds; the median of each figure is printed.
-const ROUNDS: usize = 3;
+/// How fast events become jobs, beside a textbook relay and PostgreSQL's own limit
+#[derive(Parser)]
+#[command(bin_name = "cargo bench-dispatch --")]
+struct Options {
+    /// Events in the outbox
+    #[arg(long, default_value_t = 200_000)]
+    events: i64,
+
+    /// How often each contender runs; the median of its figures is printed
+    #[arg(long, default_value_t = 3)]
+    rounds: usize,
+
+    /// Only these contenders: ours_1, limit_1, ours_2, limit_2, textbook, held
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+}
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let events: i64 = std::env::var("BENCH_EVENTS").map_or(Ok(200_000), |n| n.parse()).context("BENCH_EVENTS")?;
+    let Options { events, rounds, only } = Options::parse();
     let server = DatabaseServer::start(
         DatabaseServer::for_tests()
             .setting("shared_buffers", "1GB")
@@ -32,27 +48,37 @@ async fn main() -> Result<()> {
     let app = server.create(Kind::App).await?;
     eprintln!("filling the outbox with {events} events");
     fill(&app, events).await?;
+    let jobs = contenders::all_jobs(&app).await?;
 
-    let [mut ours_1, mut ours_2, mut textbook, mut limit_1, mut limit_2, mut held] = [const { Vec::new() }; 6];
-    for round in 1..=ROUNDS {
-        let rate = async |name: &str, seconds: f64| {
+    let names = ["ours_1", "limit_1", "ours_2", "limit_2", "textbook", "held"];
+    let mut rates = names.map(|_| Vec::new());
+    for round in 1..=rounds {
+        for (name, rates) in names.iter().zip(&mut rates) {
+            if !only.is_empty() && !only.iter().any(|wanted| wanted == name) {
+                continue;
+            }
+            // Each begins with an empty jobs database, and with nothing left to be written of what was before.
+            let databases = Databases { app: app.clone(), jobs: server.create(Kind::Jobs).await? };
+            let superuser = app.connect(Role::Superuser).await?;
+            superuser.batch_execute("CHECKPOINT").await?;
+            let seconds = match *name {
+                "ours_1" => contenders::ours(&databases, 1, events).await?,
+                "ours_2" => contenders::ours(&databases, 2, events).await?,
+                "limit_1" => contenders::limit(&databases, 1, jobs).await?,
+                "limit_2" => contenders::limit(&databases, 2, jobs).await?,
+                "textbook" => contenders::textbook(&databases, events).await?,
+                _ => {
+                    let _holder = hold_snapshot(&app).await?;
+                    contenders::ours(&databases, 1, events).await?
+                }
+            };
+            superuser.batch_execute(&format!("DROP DATABASE {} WITH (FORCE)", databases.jobs.name())).await?;
             let rate = events as f64 / seconds;
             eprintln!("round {round}: {name} {rate:.0}/s");
-            rate
-        };
-        let fresh =
-            async || Ok::<_, anyhow::Error>(Databases { app: app.clone(), jobs: server.create(Kind::Jobs).await? });
-        ours_1.push(rate("ours_1", contenders::ours(&fresh().await?, 1, events).await?).await);
-        limit_1.push(rate("limit_1", contenders::limit(&fresh().await?, 1).await?).await);
-        ours_2.push(rate("ours_2", contenders::ours(&fresh().await?, 2, events).await?).await);
-        limit_2.push(rate("limit_2", contenders::limit(&fresh().await?, 2).await?).await);
-        textbook.push(rate("textbook", contenders::textbook(&fresh().await?, events).await?).await);
-        let holder = hold_snapshot(&app).await?;
-        held.push(rate("held", contenders::ours(&fresh().await?, 1, events).await?).await);
-        drop(holder);
+            rates.push(rate);
+        }
     }
-    let [ours_1, ours_2, textbook, limit_1, limit_2, held] =
-        [ours_1, ours_2, textbook, limit_1, limit_2, held].map(median);
+    let [ours_1, limit_1, ours_2, limit_2, textbook, held] = rates.map(median);
     println!(
         "dispatch: events={events} ours_1={ours_1:.0}/s ours_2={ours_2:.0}/s textbook={textbook:.0}/s \
          limit_1={limit_1:.0}/s limit_2={limit_2:.0}/s ratio_textbook={:.2} ratio_limit={:.2} ratio_held={:.2}",
@@ -65,7 +91,7 @@ async fn main() -> Result<()> {
 
 fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
+    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Registrations of as many users: four writers at a time, five events a transaction.
