@@ -58,6 +58,17 @@ pub enum Outcome {
     LeaseLost,
 }
 
+impl Outcome {
+    /// Whether it shows that what the kind needs is there.
+    fn reached_the_service(&self) -> bool {
+        match self {
+            Self::Succeeded => true,
+            Self::Failed(failure) => failure.reached,
+            Self::Away(_) | Self::CalledOff(_) | Self::LeaseLost => false,
+        }
+    }
+}
+
 impl From<LeaseLost> for Outcome {
     fn from(LeaseLost: LeaseLost) -> Self {
         Self::LeaseLost
@@ -204,7 +215,7 @@ async fn serve(
             Step::Worked => {}
             Step::Idle(pause) => tokio::select! {
                 _ = ear.changed() => engine.wake(),
-                () = engine.try_ended() => {}
+                () = engine.try_stirs() => {}
                 () = tokio::time::sleep(pause) => {}
                 () = stop.cancelled(), if !engine.is_closing() => {}
             },

@@ -5,6 +5,7 @@
 
 pub mod id;
 pub mod transition;
+pub mod doubt;
 pub mod lease;
 pub mod session;
 pub mod process;

@@ -158,7 +158,7 @@ impl Kind for Email {
     async fn perform(&self, job: &ClaimedJob, lease: &Lease) -> Outcome {
         self.send(job, lease).await.unwrap_or_else(|failure| {
             // Whatever fails before a server is asked fails in the making.
-            Outcome::Failed(Failure { phase: Some("render"), ..failure })
+            Outcome::Failed(Failure { phase: Some("render"), reached: false, ..failure })
         })
     }
 }

@@ -14,6 +14,7 @@ use super::work::{Ended, Work};
 use super::{ClaimedJob, Context, Failure, Lease, Outcome};
 use crate::health::About;
 use crate::jobs::claim::{self, Pick};
+use crate::jobs::doubt::Desk;
 use crate::jobs::lease::Boot;
 use crate::jobs::low_water::FRONT;
 use crate::jobs::process::{self, Identity};
@@ -43,6 +44,7 @@ pub(super) struct Engine<'a> {
     lines: Vec<Line>,
     work: Work,
     unsettled: Vec<Settlement>,
+    doubts: Desk,
     alone: Alone,
     observer: Observer,
     next_look: Instant,
@@ -70,6 +72,7 @@ impl<'a> Engine<'a> {
             lines: context.kinds.0.iter().map(|kind| Line::new(kind.clone(), settings, now)).collect(),
             work: Work::default(),
             unsettled: Vec::new(),
+            doubts: Desk::default(),
             alone: Alone::default(),
             observer: Observer::new(settings.lease),
             next_look: now,
@@ -101,9 +104,12 @@ impl<'a> Engine<'a> {
         self.lines.iter_mut().for_each(|line| line.wake(now));
     }
 
-    /// Waits until a try ends.
-    pub(super) async fn try_ended(&mut self) {
-        self.work.wait().await;
+    /// Waits until a try ends, or asks for a mark in its row.
+    pub(super) async fn try_stirs(&mut self) {
+        tokio::select! {
+            () = self.work.wait() => {}
+            () = self.doubts.asked() => {}
+        }
     }
 
     /// The connection is gone: whatever was seen of other processes proves nothing any more.
@@ -123,6 +129,7 @@ impl<'a> Engine<'a> {
         if self.next_look <= Instant::now() {
             self.look(session).await?;
         }
+        worked |= self.doubts.serve(session).await?;
         worked |= self.settle_and_claim(session).await?;
         self.begin_tries();
 
@@ -146,13 +153,13 @@ impl<'a> Engine<'a> {
     }
 
     /// What an ended try means for its job and its line.
-    fn note(&mut self, Ended { line: index, job, outcome, duration }: Ended) {
+    fn note(&mut self, Ended { line: index, job, outcome, duration, marked }: Ended) {
         let now = Instant::now();
         let line = &mut self.lines[index];
         line.in_flight -= 1;
         line.pace.done();
         let kind = line.kind.name();
-        if matches!(outcome, Outcome::Succeeded | Outcome::Failed(_)) && line.breaker.there() {
+        if outcome.reached_the_service() && line.breaker.there() {
             line.wake(now);
             tracing::info!(kind, "delivery goes on");
             self.context.health.well(&pause_part(kind));
@@ -162,7 +169,7 @@ impl<'a> Engine<'a> {
                 tracing::debug!(job_id = %job.job_id, kind, attempt = job.attempt, ?duration, "job done");
                 Decision::Succeeded
             }
-            Outcome::Failed(failure) => failed(&job, failure),
+            Outcome::Failed(failure) => failed(&job, failure, marked),
             Outcome::CalledOff(reason) => {
                 tracing::info!(job_id = %job.job_id, kind, reason, "job is called off");
                 Decision::CalledOff(reason)
@@ -202,7 +209,8 @@ impl<'a> Engine<'a> {
                     continue; // Claimed before this process was taken for dead: not its own any more.
                 }
                 line.in_flight += 1;
-                self.work.begin(index, &line.kind, job, Lease::new(self.identity.lease.clone()));
+                let lease = Lease::of(&job, self.identity.lease.clone(), self.doubts.counter());
+                self.work.begin(index, &line.kind, job, lease);
             }
         }
     }
@@ -366,10 +374,10 @@ async fn claim_one(session: &Session, identity: &Identity, line: &Line, plan: &C
 }
 
 /// What a failed try leads to, and its line in the log: how far it came, not what the other side said.
-fn failed(job: &ClaimedJob, failure: Failure) -> Decision {
+fn failed(job: &ClaimedJob, failure: Failure, marked: bool) -> Decision {
     let (job_id, kind, attempt) = (job.job_id, &job.kind, job.attempt);
     let (phase, code) = (failure.phase, failure.code);
-    let decision = after_failure(attempt, &job.retry, job.retry_interval, failure);
+    let decision = after_failure(attempt, &job.retry, job.retry_interval, failure, marked);
     let outcome = decision.attempt_outcome();
     match &decision {
         Decision::Retry { delay, .. } => {

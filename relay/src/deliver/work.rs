@@ -27,6 +27,8 @@ pub(super) struct Ended {
     pub(super) outcome: Outcome,
     /// How long it took.
     pub(super) duration: Duration,
+    /// Whether its row was marked as in doubt before.
+    pub(super) marked: bool,
 }
 
 /// All tries under way, and those that ended and were not looked at yet.
@@ -92,7 +94,7 @@ impl Work {
             Ok((_, outcome)) => outcome,
             Err(error) => interrupted(error, lease.has_begun()),
         };
-        self.ended.push(Ended { line, job, outcome, duration: began.elapsed() });
+        self.ended.push(Ended { line, job, outcome, duration: began.elapsed(), marked: lease.is_marked() });
     }
 }
 
@@ -103,7 +105,8 @@ fn interrupted(error: JoinError, begun: bool) -> Outcome {
         Err(_) if !begun => return Outcome::LeaseLost,
         Err(_) => "cut off by the end of the process before the answer came".to_owned(),
     };
-    Outcome::Failed(if begun { Failure::in_doubt(text) } else { Failure::transient(text) })
+    let failure = if begun { Failure::in_doubt(text) } else { Failure::transient(text) };
+    Outcome::Failed(Failure { reached: begun, ..failure })
 }
 
 fn message(panic: &(dyn Any + Send)) -> &str {

@@ -92,7 +92,7 @@ WITH picked AS MATERIALIZED (
     RETURNING process_id
 )
 UPDATE aftercommit.jobs
-SET state = 'running', claim = claim + 1, claimed_by = $1, attempt = attempt + 1
+SET state = 'running', claim = claim + 1, claimed_by = $1, attempt = attempt + 1, in_doubt = false
 WHERE job_id = ANY (ARRAY(SELECT job_id FROM picked)) AND EXISTS (SELECT FROM me)
 RETURNING job_id, event_id, handler, kind, args::text, metadata::text,
           extract(epoch FROM occurred_at)::float8 AS occurred_at, claim, claimed_by, attempt, max_attempts,

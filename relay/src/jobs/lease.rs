@@ -10,6 +10,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
+use uuid::Uuid;
+
+use super::claim::ClaimedJob;
+use super::doubt::Counter;
+
 /// The part of the lease that its holder does not use: what is on its way when the lease ends has that long to arrive.
 const UNUSED_PART: u32 = 8;
 
@@ -88,17 +93,30 @@ impl ProcessLease {
 #[error("the lease on the job ended before it could be done")]
 pub struct LeaseLost;
 
-/// One job's share of its process's lease, and the note that its point of no return was passed.
+/// One job's share of its process's lease, and the notes that its point of no return was passed.
 #[derive(Clone, Debug)]
 pub struct Lease {
     process: Arc<ProcessLease>,
-    begun: Arc<AtomicBool>,
+    noted: Arc<Noted>,
+    row: Option<(Counter, (Uuid, i64, Uuid))>,
+}
+
+#[derive(Debug, Default)]
+struct Noted {
+    begun: AtomicBool,
+    in_row: AtomicBool,
 }
 
 impl Lease {
-    /// A share for one job.
+    /// A share without a row, for tests of kinds: marks are granted and written nowhere.
     pub fn new(process: Arc<ProcessLease>) -> Self {
-        Self { process, begun: Arc::new(AtomicBool::new(false)) }
+        Self { process, noted: Arc::default(), row: None }
+    }
+
+    /// A share for one claim.
+    pub fn of(job: &ClaimedJob, process: Arc<ProcessLease>, counter: Counter) -> Self {
+        let row = Some((counter, (job.job_id, job.claim, job.claimed_by)));
+        Self { process, noted: Arc::default(), row }
     }
 
     /// Whether the job is still this process's to do. Ask before each step that costs something.
@@ -116,13 +134,43 @@ impl Lease {
     /// When the job is not this process's any more. Then nothing may be done.
     pub fn begin(&self) -> Result<(), LeaseLost> {
         // Noted first: were the try cut off in between, doubt is the safe thing to record.
-        self.begun.store(true, Ordering::Release);
-        self.check().inspect_err(|LeaseLost| self.begun.store(false, Ordering::Release))
+        self.noted.begun.store(true, Ordering::Release);
+        self.check().inspect_err(|LeaseLost| self.noted.begun.store(false, Ordering::Release))
+    }
+
+    /// For kinds that would rather hold a job than do it twice: returns once the job's row says, on disk, that from here
+    /// on it may have been done. From then on whatever interrupts the try (a kill, a panic, an answer that never comes)
+    /// makes the job dead and `in_doubt`, for a person to decide; an answer that came counts as ever. It costs a round trip
+    /// and a commit, shared by all tries that ask at the same time.
+    ///
+    /// It does not replace [`Lease::begin`], which is still to be asked last:
+    ///
+    /// ```ignore
+    /// lease.doubt_from_here().await?;   // before DATA, when the mail's policy is to hold
+    /// // … DATA, 354, body …
+    /// lease.begin()?;
+    /// // … final dot …
+    /// ```
+    ///
+    /// # Errors
+    /// When the job is not this process's any more. Then nothing may be done.
+    pub async fn doubt_from_here(&self) -> Result<(), LeaseLost> {
+        if let Some((counter, claim)) = &self.row {
+            self.check()?;
+            counter.mark(*claim).await?;
+        }
+        self.noted.in_row.store(true, Ordering::Release);
+        self.check()
+    }
+
+    /// Whether the row was marked: an interrupted try is held.
+    pub fn is_marked(&self) -> bool {
+        self.noted.in_row.load(Ordering::Acquire)
     }
 
     /// Whether the point of no return was passed.
     pub fn has_begun(&self) -> bool {
-        self.begun.load(Ordering::Acquire)
+        self.noted.begun.load(Ordering::Acquire)
     }
 }
 

@@ -40,23 +40,25 @@ macro_rules! free_claims {
         concat!(
             "freed AS (
     UPDATE aftercommit.jobs
-    SET state       = CASE WHEN crash_count + 1 >= $3 THEN 'dead'
+    SET state       = CASE WHEN in_doubt OR crash_count + 1 >= $3 THEN 'dead'
                            WHEN retry_interval IS NULL THEN 'available'
                            ELSE 'retrying' END,
-        finished_at = CASE WHEN crash_count + 1 >= $3 THEN now() END,
-        last_error  = 'the relay that held it went away',
+        finished_at = CASE WHEN in_doubt OR crash_count + 1 >= $3 THEN now() END,
+        last_error  = CASE WHEN in_doubt
+                           THEN 'the relay that held it went away past the point of no return: it may have been done'
+                           ELSE 'the relay that held it went away' END,
         crash_count = crash_count + 1,
-        attempt     = greatest(attempt - 1, 0),
+        attempt     = CASE WHEN in_doubt THEN attempt ELSE greatest(attempt - 1, 0) END,
         claimed_by  = NULL
     WHERE state = 'running' AND claimed_by = $1 AND ",
             $if,
             "
-    RETURNING job_id, claim, attempt
+    RETURNING job_id, claim, attempt, in_doubt, last_error
 ), told AS (
     SELECT pg_notify('aftercommit_jobs', '') WHERE EXISTS (SELECT FROM freed)
 ), kept AS (
     INSERT INTO aftercommit.job_attempts (job_id, claim, attempt, started_at, duration, outcome, error)
-    SELECT job_id, claim, attempt + 1, now(), 0, 'crashed', 'the relay that held it went away'
+    SELECT job_id, claim, CASE WHEN in_doubt THEN attempt ELSE attempt + 1 END, now(), 0, 'crashed', last_error
     FROM freed
     ON CONFLICT DO NOTHING
 )
@@ -66,7 +68,8 @@ SELECT count(*) FROM freed, (SELECT count(*) FROM told) AS notified"
 }
 
 /// Removes a process whose counter still stands and frees its claims: $1 process, $2 counter, $3 crashes to be dead.
-/// The attempt is refunded and the crash counted; a neighbour of the job that kills is not punished.
+/// The attempt is refunded and the crash counted; a neighbour of the job that kills is not punished. A job that was marked
+/// as in doubt may have been done: it is held as dead, with its attempt spent.
 pub const RESCUE: &str = concat!(
     "
 WITH gone AS (

@@ -11,7 +11,7 @@ use std::time::Duration;
 use shared::database_url::DatabaseUrl;
 use tokio_postgres::{Client, Notification, Statement};
 
-use super::{claim, process, rescue, settle};
+use super::{claim, doubt, process, rescue, settle};
 use crate::postgres::{self, Error};
 
 /// What the session sets for itself.
@@ -49,6 +49,7 @@ pub struct Session {
     pub(super) settle_failed: Statement,
     pub(super) settle_untried: Statement,
     pub(super) find_fenced: Statement,
+    pub(super) mark_in_doubt: Statement,
 }
 
 impl Session {
@@ -81,6 +82,7 @@ impl Session {
                 settle_failed: client.prepare(settle::FAILED).await?,
                 settle_untried: client.prepare(settle::UNTRIED).await?,
                 find_fenced: client.prepare(settle::FIND_FENCED).await?,
+                mark_in_doubt: client.prepare(doubt::MARK).await?,
                 client,
             })
         })

@@ -3,10 +3,13 @@
 //! Every settlement is fenced on the very claim that ran (id, claim number and process): a process that was taken for
 //! dead and comes back settles nothing of what others have claimed since. Settlements are written in batches, a failed
 //! try and its line of history in one statement. Writing one twice is harmless: the second time it matches nothing.
+//!
+//! The fences do not ask for the state: only what is running has a `claimed_by` (a CHECK says so), and were the state
+//! there, the index of claimed rows would do for the join, and each settlement would walk over all that is running.
 
 use std::time::Duration;
 
-use shared::redact::redact;
+use shared::redact::{cut, redact};
 use uuid::Uuid;
 
 use super::JobState;
@@ -18,13 +21,13 @@ use crate::postgres::Error;
 /// Marks jobs as done: $1 jobs, $2 claims, $3 processes.
 pub const SUCCEEDED: &str = "
 UPDATE aftercommit.jobs AS job
-SET state = 'succeeded', claimed_by = NULL, finished_at = now()
+SET state = 'succeeded', claimed_by = NULL, in_doubt = false, finished_at = now()
 FROM unnest($1::uuid[], $2::bigint[], $3::uuid[]) AS done (job_id, claim, claimed_by)
-WHERE job.job_id = done.job_id AND job.claim = done.claim AND job.claimed_by = done.claimed_by
-  AND job.state = 'running'";
+WHERE job.job_id = done.job_id AND job.claim = done.claim AND job.claimed_by = done.claimed_by";
 
 /// Stores failed tries and what follows from them: $1 jobs, $2 claims, $3 processes, $4 states, $5 delays and
-/// $6 retry intervals in seconds (null when dead), $7 outcomes, $8 phases, $9 codes, $10 errors, $11 durations.
+/// $6 retry intervals in seconds (null when dead), $7 outcomes, $8 phases, $9 codes, $10 enhanced codes, $11 replies,
+/// $12 errors, $13 durations.
 pub const FAILED: &str = "
 WITH settled AS (
     UPDATE aftercommit.jobs AS job
@@ -35,16 +38,20 @@ WITH settled AS (
         retry_interval = coalesce(failed.retry_interval, job.retry_interval),
         last_error     = failed.error,
         claimed_by     = NULL,
+        in_doubt       = failed.state = 'dead' AND failed.outcome = 'in_doubt',
         finished_at    = CASE failed.state WHEN 'dead' THEN now() END
     FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::text[], $5::float8[], $6::float8[], $7::text[], $8::text[],
-                $9::int[], $10::text[], $11::float8[])
-         AS failed (job_id, claim, claimed_by, state, delay, retry_interval, outcome, phase, code, error, duration)
+                $9::int[], $10::text[], $11::text[], $12::text[], $13::float8[])
+         AS failed (job_id, claim, claimed_by, state, delay, retry_interval, outcome, phase, code, enhanced_code, reply,
+                    error, duration)
     WHERE job.job_id = failed.job_id AND job.claim = failed.claim AND job.claimed_by = failed.claimed_by
-      AND job.state = 'running'
-    RETURNING job.job_id, job.claim, job.attempt, failed.duration, failed.outcome, failed.phase, failed.code, failed.error
+    RETURNING job.job_id, job.claim, job.attempt, failed.duration, failed.outcome, failed.phase, failed.code,
+              failed.enhanced_code, failed.reply, failed.error
 ), kept AS (
-    INSERT INTO aftercommit.job_attempts (job_id, claim, attempt, started_at, duration, outcome, phase, code, error)
-    SELECT job_id, claim, attempt, clock_timestamp() - make_interval(secs => duration), duration, outcome, phase, code, error
+    INSERT INTO aftercommit.job_attempts (job_id, claim, attempt, started_at, duration, outcome, phase, code,
+                                          enhanced_code, reply, error)
+    SELECT job_id, claim, attempt, clock_timestamp() - make_interval(secs => duration), duration, outcome, phase, code,
+           enhanced_code, reply, error
     FROM settled
     ON CONFLICT DO NOTHING
 )
@@ -60,11 +67,11 @@ WITH settled AS (
         attempt     = greatest(job.attempt - 1, 0),
         last_error  = coalesce(untried.reason, job.last_error),
         claimed_by  = NULL,
+        in_doubt    = false,
         finished_at = CASE WHEN untried.ends_as IS NOT NULL THEN now() END
     FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::text[], $5::text[])
          AS untried (job_id, claim, claimed_by, ends_as, reason)
     WHERE job.job_id = untried.job_id AND job.claim = untried.claim AND job.claimed_by = untried.claimed_by
-      AND job.state = 'running'
     RETURNING untried.ends_as
 ), told AS (
     SELECT pg_notify('aftercommit_jobs', '') WHERE EXISTS (SELECT FROM settled WHERE ends_as IS NULL)
@@ -80,6 +87,9 @@ WHERE NOT EXISTS (SELECT FROM aftercommit.jobs AS job
                   WHERE job.job_id = settled.job_id AND job.claim = settled.claim)
    OR EXISTS     (SELECT FROM aftercommit.job_attempts AS attempt
                   WHERE attempt.job_id = settled.job_id AND attempt.claim = settled.claim AND attempt.outcome = 'crashed')";
+
+/// What `job_attempts.reply` holds at most, in bytes.
+const REPLY_BYTES: usize = 1024;
 
 /// The end of one claim, to be written.
 #[derive(Clone, Debug)]
@@ -182,11 +192,17 @@ async fn write_failed(session: &Session, settlements: &[&Settlement]) -> Result<
     let outcomes: Vec<_> = settlements.iter().map(|s| s.decision.attempt_outcome()).collect();
     let phases: Vec<_> = settlements.iter().map(|s| s.failure().and_then(|f| f.phase)).collect();
     let codes: Vec<_> = settlements.iter().map(|s| s.failure().and_then(|f| f.code)).collect();
+    let enhanced: Vec<_> = settlements.iter().map(|s| s.failure().and_then(|f| f.enhanced_code.as_deref())).collect();
+    let reply = |s: &&Settlement| s.failure()?.reply.as_deref().map(|said| cut(&redact(said), REPLY_BYTES).to_owned());
+    let replies: Vec<_> = settlements.iter().map(reply).collect();
     let errors: Vec<_> = settlements.iter().map(|s| s.failure().map(|f| redact(&f.error))).collect();
     let durations = column(&|s| Some(s.duration.as_secs_f64()));
     let row = in_time(session.client.query_one(
         &session.settle_failed,
-        &[&jobs, &claims, &processes, &states, &delays, &intervals, &outcomes, &phases, &codes, &errors, &durations],
+        &[
+            &jobs, &claims, &processes, &states, &delays, &intervals, &outcomes, &phases, &codes, &enhanced, &replies,
+            &errors, &durations,
+        ],
     ))
     .await?;
     Ok(row.try_get(0)?)

@@ -50,6 +50,9 @@ pub struct Failure {
     pub enhanced_code: Option<String>,
     /// What it said, without address or secret. It is cleaned and cut before it is stored.
     pub reply: Option<String>,
+    /// Whether what the kind needs was reached. A try that failed before (its job could not be read, say) tells nothing
+    /// about whether the service is there.
+    pub reached: bool,
     /// What it means for the job.
     pub meaning: Meaning,
 }
@@ -65,7 +68,7 @@ pub enum Meaning {
     /// It will never work.
     Permanent,
     /// It may have worked: the answer was lost after the point of no return. Tried again like a transient failure,
-    /// and recorded as what it is.
+    /// and recorded as what it is; held as dead when the job's row was marked before.
     InDoubt,
 }
 
@@ -78,6 +81,7 @@ impl Failure {
             code: None,
             enhanced_code: None,
             reply: None,
+            reached: true,
             meaning: Meaning::Transient { after: None },
         }
     }
@@ -150,9 +154,17 @@ impl Decision {
 /// The longest that another side's "try again in …" is honoured.
 const LONGEST_WISH: Duration = Duration::from_secs(3600);
 
-/// What follows from a failed try. `attempt` counts it already; `interval` is the policy's state in the row.
-pub fn after_failure(attempt: i16, policy: &RetryPolicy, interval: Option<f64>, failure: Failure) -> Decision {
-    if failure.meaning == Meaning::Permanent || attempt >= policy.max_attempts {
+/// What follows from a failed try. `attempt` counts it already; `interval` is the policy's state in the row; `marked` says
+/// that the row was marked as in doubt before the point of no return: its kind would rather hold it than do it twice.
+pub fn after_failure(
+    attempt: i16,
+    policy: &RetryPolicy,
+    interval: Option<f64>,
+    failure: Failure,
+    marked: bool,
+) -> Decision {
+    let held = marked && failure.meaning == Meaning::InDoubt;
+    if held || failure.meaning == Meaning::Permanent || attempt >= policy.max_attempts {
         return Decision::Dead(failure);
     }
     let next = next_try(policy, interval);
@@ -185,7 +197,13 @@ mod tests {
             Just(Decision::CalledOff("nobody wants it".to_owned())),
             Just(Decision::HandBack { reason: None }),
             failure().prop_map(Decision::Dead),
-            (failure(), 1..6i16).prop_map(|(f, attempt)| after_failure(attempt, &RetryPolicy::default(), None, f)),
+            (failure(), 1..6i16, any::<bool>()).prop_map(|(f, attempt, marked)| after_failure(
+                attempt,
+                &RetryPolicy::default(),
+                None,
+                f,
+                marked
+            )),
         ]
     }
 
@@ -209,7 +227,7 @@ mod tests {
                 tries += 1;
                 let permanent = failure.meaning == Meaning::Permanent;
                 let wish = match failure.meaning { Meaning::Transient { after } => after, _ => None };
-                match after_failure(tries, &policy, interval, failure) {
+                match after_failure(tries, &policy, interval, failure, false) {
                     Decision::Retry { delay, interval: next, .. } => {
                         prop_assert!(tries < max && !permanent);
                         prop_assert!(delay >= wish.unwrap_or_default().min(LONGEST_WISH));
@@ -241,7 +259,15 @@ mod tests {
     #[test]
     fn a_lost_answer_is_recorded_as_in_doubt_also_when_it_was_the_last_try() {
         let policy = RetryPolicy::default();
-        let outcome = |attempt| after_failure(attempt, &policy, None, Failure::in_doubt("lost")).attempt_outcome();
+        let outcome =
+            |attempt| after_failure(attempt, &policy, None, Failure::in_doubt("lost"), false).attempt_outcome();
         assert_eq!((outcome(1), outcome(policy.max_attempts)), (Some("in_doubt"), Some("in_doubt")));
+    }
+
+    #[test]
+    fn a_marked_job_is_held_when_its_answer_is_lost_and_only_then() {
+        let state = |failure| after_failure(1, &RetryPolicy::default(), None, failure, true).state(false);
+        assert_eq!(state(Failure::in_doubt("lost")), JobState::Dead);
+        assert_eq!(state(Failure::transient("452 disk full")), JobState::Retrying);
     }
 }

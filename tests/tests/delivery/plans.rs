@@ -1,7 +1,7 @@
 //! The plans of the statements that run often, pinned: each walks an index, whatever the statistics say.
 
 use anyhow::Result;
-use relay::jobs::{claim, process, rescue, session, settle};
+use relay::jobs::{claim, doubt, process, rescue, session, settle};
 use tests::databases::{Databases, Role};
 
 /// Explains a prepared statement as the relay's session would run it.
@@ -35,9 +35,10 @@ async fn every_frequent_statement_walks_an_index() -> Result<()> {
         (
             settle::FAILED,
             format!(
-                "{ids}, '{{1}}', {ids}, '{{dead}}', '{{1}}', '{{1}}', '{{dead}}', '{{x}}', '{{1}}', '{{x}}', '{{1}}'"
+                "{ids}, '{{1}}', {ids}, '{{dead}}', '{{1}}', '{{1}}', '{{dead}}', '{{x}}', '{{1}}', '{{x}}', '{{x}}', '{{x}}', '{{1}}'"
             ),
         ),
+        (doubt::MARK, format!("{ids}, '{{1}}', {ids}")),
         (settle::FIND_FENCED, format!("{ids}, '{{1}}'")),
     ];
     // Empty and never analysed; then large, nearly all of it finished, and analysed; then analysed and stale.
@@ -60,6 +61,9 @@ async fn every_frequent_statement_walks_an_index() -> Result<()> {
             assert!(!plan.contains("Seq Scan"), "{state}: {statement}\n{plan}");
             assert!(!plan.contains("Hash"), "{state}: {statement}\n{plan}");
             assert!(!plan.contains("Merge"), "{state}: {statement}\n{plan}");
+            // By the index of what is running, a settlement would look at all of it for each job.
+            let is_settlement = [settle::SUCCEEDED, settle::UNTRIED, settle::FAILED, doubt::MARK].contains(statement);
+            assert!(!is_settlement || !plan.contains("jobs_claimed"), "{state}: {statement}\n{plan}");
         }
         let plan = plan(&client, claim::CLAIM, &statements[0].1).await?;
         assert!(plan.contains("using jobs_ready") && plan.contains("using jobs_pkey"), "{plan}");

@@ -77,6 +77,7 @@ pub(super) fn outcome(table: &Outcomes, phase: Phase, trouble: &Trouble) -> Outc
         code: reply.map(|reply| i32::from(reply.code())),
         enhanced_code: reply.and_then(Reply::enhanced_code),
         reply: reply.map(Reply::text),
+        reached: true,
         meaning,
     })
 }
