@@ -100,6 +100,8 @@ settings! {
     api_read_timeout: String = "API_READ_TIMEOUT",
     /// How long requests may take to finish after SIGTERM [default: 10s]
     api_shutdown_grace: String = "API_SHUTDOWN_GRACE",
+    /// Where /metrics is served, or off [default: 127.0.0.1:9091]
+    api_metrics_listen: String = "API_METRICS_LISTEN",
     /// How long migrate waits for locks before it gives up [default: 5m]
     migrate_patience: String = "MIGRATE_PATIENCE",
     /// How log lines look: text or json [default: text]
@@ -114,6 +116,8 @@ pub struct Serve {
     pub database_connections: u32,
     pub acquire_timeout: Duration,
     pub listen: SocketAddr,
+    /// Where metrics are served, if they are.
+    pub metrics_listen: Option<SocketAddr>,
     pub max_connections: usize,
     pub read_timeout: Duration,
     pub shutdown_grace: Duration,
@@ -136,6 +140,15 @@ pub fn healthcheck(given: Settings) -> Result<SocketAddr, Faults> {
 fn listen(value: Option<String>, faults: &mut Faults) -> SocketAddr {
     let expected = "an address with port, such as 127.0.0.1:8080";
     settings::parsed("API_LISTEN", value, SocketAddr::from(([127, 0, 0, 1], 8080)), expected, faults)
+}
+
+fn metrics_listen(value: Option<String>, faults: &mut Faults) -> Option<SocketAddr> {
+    if value.as_deref() == Some("off") {
+        return None;
+    }
+    let expected = "an address with port, such as 127.0.0.1:9091, or off";
+    let default = SocketAddr::from(([127, 0, 0, 1], 9091));
+    Some(settings::parsed("API_METRICS_LISTEN", value, default, expected, faults))
 }
 
 /// What `api migrate` needs.
@@ -170,6 +183,7 @@ impl Serve {
         let f = &mut faults;
         let database_url = database_url(given.database_url, given.database_url_file, f);
         let listen = listen(given.api_listen, f);
+        let metrics_listen = metrics_listen(given.api_metrics_listen, f);
         let public_url = PublicUrl::parse(given.public_url, f);
         let keys_file = given.verification_keys_file.as_deref();
         let keys =
@@ -210,6 +224,7 @@ impl Serve {
                 database_connections: u32::try_from(connections).unwrap_or(u32::MAX),
                 acquire_timeout,
                 listen,
+                metrics_listen,
                 max_connections: usize::try_from(max_connections).unwrap_or(usize::MAX),
                 read_timeout,
                 shutdown_grace,

@@ -5,7 +5,7 @@
 //! DETAIL quote data, so neither is logged or passed on; its error code and the statement's name are.
 
 use std::ops::{Deref, DerefMut};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use shared::database_url::DatabaseUrl;
 use shared::migrate::standing::sqlstate;
@@ -23,6 +23,17 @@ pub struct Database {
     pool: PgPool,
     acquire_timeout: Duration,
     connections: u32,
+}
+
+/// What the pool holds.
+#[derive(Debug, Clone, Copy)]
+pub struct Connections {
+    /// In use.
+    pub busy: u32,
+    /// Waiting for a use.
+    pub idle: u32,
+    /// The most there can be.
+    pub limit: u32,
 }
 
 /// Why a statement gave no answer.
@@ -58,6 +69,7 @@ impl Database {
     /// dead, so as many are tried as there can be, within the time for acquiring one. `first` must be harmless when
     /// its answer is lost.
     pub async fn connection(&self, first: &'static str) -> Result<Connection, DatabaseError> {
+        let began = Instant::now();
         let attempts = async {
             let mut last = None;
             for _ in 0..=self.connections {
@@ -73,9 +85,18 @@ impl Database {
         };
         // A little more than the pool's own limit, whose error says more.
         let limit = self.acquire_timeout + Duration::from_millis(200);
-        tokio::time::timeout(limit, attempts)
+        let acquired = tokio::time::timeout(limit, attempts)
             .await
-            .unwrap_or_else(|_| Err(DatabaseError::Unavailable("no connection answered in time".to_owned())))
+            .unwrap_or_else(|_| Err(DatabaseError::Unavailable("no connection answered in time".to_owned())));
+        crate::metrics::acquired(began.elapsed());
+        acquired
+    }
+
+    /// What the pool holds at the moment.
+    pub fn connections(&self) -> Connections {
+        // Few enough for any integer; the two numbers are of two moments.
+        let idle = u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX);
+        Connections { busy: self.pool.size().saturating_sub(idle), idle, limit: self.connections }
     }
 }
 

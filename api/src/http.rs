@@ -19,6 +19,7 @@ use tokio::sync::watch;
 
 use crate::config::Serve;
 use crate::database::Database;
+use crate::metrics;
 use crate::readiness::Unready;
 use crate::trace::Trace;
 use crate::unit_of_work::Context;
@@ -82,6 +83,7 @@ where
     let (method, path, began) = (request.method().clone(), request.uri().path().to_owned(), Instant::now());
     request.set_data(trace);
     let mut response = endpoint.get_response(request).await.into_response();
+    metrics::answered(&method, &response, began.elapsed());
     let (status, took) = (response.status().as_u16(), began.elapsed().as_millis());
     tracing::debug!(%method, path, status, took_ms = took, request_id = id, "request");
     if let Ok(value) = id.parse() {

@@ -16,6 +16,7 @@ mod database;
 mod schema;
 mod readiness;
 mod wake;
+mod metrics;
 
 use std::process::ExitCode;
 

@@ -1,10 +1,11 @@
 //! `api serve`: the parts that run beside each other, and their end.
 
+use std::net::SocketAddr;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use poem::Server;
-use poem::listener::{Acceptor, Listener, TcpListener};
+use poem::listener::{Acceptor, Listener, TcpAcceptor, TcpListener};
 use shared::shutdown;
 use shared::telemetry::complain;
 
@@ -12,6 +13,7 @@ use crate::config::Serve;
 use crate::database::{ALIVE, Database, answer};
 use crate::http::capped::Capped;
 use crate::http::{App, routes};
+use crate::metrics;
 use crate::readiness;
 use crate::store::limits;
 use crate::wake::Wake;
@@ -33,11 +35,12 @@ pub async fn serve(config: Serve) -> ExitCode {
 async fn run(config: Serve) -> anyhow::Result<()> {
     let stop = shutdown::on_signals()?;
     let (listen, idle, grace) = (config.listen, config.read_timeout, config.shutdown_grace);
-    let acceptor = TcpListener::bind(listen).into_acceptor().await.map_err(|error| {
-        anyhow::anyhow!(
-            "API_LISTEN: can't listen on {listen}: {error} (is the port in use?). Give another address or port"
-        )
-    })?;
+    let acceptor = bind("API_LISTEN", listen).await?;
+    let scraped = match config.metrics_listen {
+        Some(listen) => Some(bind("API_METRICS_LISTEN", listen).await?),
+        None => None,
+    };
+    metrics::install()?;
     let address = acceptor.local_addr().first().map(ToString::to_string).unwrap_or_default();
 
     let database = Database::new(&config.database_url, config.database_connections, config.acquire_timeout);
@@ -49,6 +52,7 @@ async fn run(config: Serve) -> anyhow::Result<()> {
         tokio::spawn(wake.clone().run(url, stop.clone())),
         tokio::spawn(sweep(database.clone(), stop.clone())),
     ];
+    let scraped = scraped.map(|acceptor| tokio::spawn(metrics::serve(acceptor, database.clone(), stop.clone())));
     let acceptor = Capped::new(acceptor, config.max_connections);
     let app = Arc::new(App { config, database, wake });
     tracing::info!(address, public_url = app.config.public_url.origin(), "listening");
@@ -60,7 +64,18 @@ async fn run(config: Serve) -> anyhow::Result<()> {
     for part in beside {
         part.await?;
     }
-    Ok(())
+    match scraped {
+        Some(scraped) => scraped.await?,
+        None => Ok(()),
+    }
+}
+
+async fn bind(setting: &str, listen: SocketAddr) -> anyhow::Result<TcpAcceptor> {
+    TcpListener::bind(listen).into_acceptor().await.map_err(|error| {
+        anyhow::anyhow!(
+            "{setting}: can't listen on {listen}: {error} (is the port in use?). Give another address or port"
+        )
+    })
 }
 
 /// Removes counters whose time is over, now and then. What is missed is removed the next time.

@@ -7,6 +7,9 @@
 //! a client is never told that nothing was done when it was, nor the reverse.
 
 mod resolve;
+mod watched;
+
+use std::time::Instant;
 
 use shared::email_address::EmailAddress;
 use sqlx::Executor;
@@ -14,10 +17,12 @@ use uuid::Uuid;
 
 use crate::database::{Connection, Database, DatabaseError, answer};
 use crate::domain::user::User;
+use crate::metrics::{self, Worked};
 use crate::store::outbox::Stored;
 use crate::store::users;
 use crate::trace::Trace;
 use crate::wake::Wake;
+use watched::Watched;
 
 /// Purpose: opens the transaction. What is answered must be on disk, whatever the server's default; and a transaction
 /// whose client was lost ends soon, so that the fate of its COMMIT can be told.
@@ -39,6 +44,7 @@ pub struct UnitOfWork<'a> {
     context: &'a Context,
     connection: Connection,
     stored: Option<Stored>,
+    watched: Watched,
 }
 
 /// Why a change was not, or perhaps not, made.
@@ -55,8 +61,9 @@ pub enum WorkError {
 impl<'a> UnitOfWork<'a> {
     /// Opens a transaction.
     pub async fn begin(context: &'a Context) -> Result<Self, DatabaseError> {
+        let watched = Watched::begun();
         let connection = context.database.connection(BEGIN).await?;
-        Ok(Self { context, connection, stored: None })
+        Ok(Self { context, connection, stored: None, watched })
     }
 
     /// Loads a user and locks its row until the end.
@@ -73,6 +80,7 @@ impl<'a> UnitOfWork<'a> {
     pub async fn add(&mut self, user: &User) -> Result<bool, DatabaseError> {
         let metadata = self.context.trace.metadata();
         self.stored = answer("insert user", users::insert(&mut self.connection, user, &metadata)).await?;
+        self.watched.stored(user.recorded());
         Ok(self.stored.is_some())
     }
 
@@ -80,6 +88,7 @@ impl<'a> UnitOfWork<'a> {
     pub async fn save(&mut self, user: &User) -> Result<(), DatabaseError> {
         let metadata = self.context.trace.metadata();
         self.stored = answer("update user", users::update(&mut self.connection, user, &metadata)).await?;
+        self.watched.stored(user.recorded());
         Ok(())
     }
 
@@ -88,16 +97,25 @@ impl<'a> UnitOfWork<'a> {
         let Some(stored) = self.stored.take() else {
             answer("ROLLBACK", self.connection.execute("ROLLBACK")).await?;
             self.connection.give_back();
+            self.watched.ended(Worked::Unchanged);
             return Ok(());
         };
-        match answer("COMMIT", self.connection.execute("COMMIT")).await {
+        let began = Instant::now();
+        let answered = answer("COMMIT", self.connection.execute("COMMIT")).await;
+        metrics::committed(began.elapsed());
+        match answered {
             Ok(_) => self.connection.give_back(),
             Err(error) => {
                 // Closing the old connection first spares the server a client that will never speak again.
                 drop(self.connection);
-                resolve::committed(&self.context.database, &stored, error).await?;
+                if let Err(error) = resolve::committed(&self.context.database, &stored, error).await {
+                    let unknown = matches!(error, WorkError::Unknown);
+                    self.watched.ended(if unknown { Worked::Unknown } else { Worked::Failed });
+                    return Err(error);
+                }
             }
         }
+        self.watched.ended(Worked::Committed);
         self.context.wake.relay();
         Ok(())
     }

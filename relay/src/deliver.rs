@@ -96,6 +96,11 @@ impl Kinds {
         self.0.push(kind);
         Ok(())
     }
+
+    /// Their names.
+    pub fn names(&self) -> Vec<&'static str> {
+        self.0.iter().map(|kind| kind.name()).collect()
+    }
 }
 
 /// How delivery behaves.

@@ -24,6 +24,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::handlers::Registry;
 use crate::health::{About, Health};
+use crate::metrics::record;
 use crate::operate::pauses::Pause;
 use crate::operate::watch::Pauses;
 use crate::postgres::{self, within};
@@ -128,8 +129,10 @@ async fn work(context: &Context, worker: usize, stop: &CancellationToken) {
     let mut pace = retry::reconnect();
     while !stop.is_cancelled() {
         context.health.turned(&part);
-        let Err(error) = session(context, &part, &mut pace, stop).await else { break };
+        let Err(error) = session(context, worker, &part, &mut pace, stop).await else { break };
         let message = error.to_string();
+        record::interrupted();
+        record::lanes(worker, 0);
         if context.health.ill(&part, error.about(), message.as_str()) {
             tracing::warn!(part, error = message, "dispatch is interrupted; trying again");
         }
@@ -144,6 +147,7 @@ async fn work(context: &Context, worker: usize, stop: &CancellationToken) {
 /// One pair of connections, from their opening until one breaks, a fence is met, or it is time to stop.
 async fn session(
     context: &Context,
+    number: usize,
     part: &str,
     pace: &mut retry::Reconnect,
     stop: &CancellationToken,
@@ -157,6 +161,7 @@ async fn session(
             worker.found = worker.drain(context, stop).await?;
         }
         report(context, part, &worker.lanes);
+        record::lanes(number, worker.lanes());
         pace.reset();
         if stop.is_cancelled() {
             return Ok(());
@@ -363,7 +368,9 @@ async fn store(
     context: &Context,
 ) -> Result<(), commit::Error> {
     let Some(batch) = batch else { return Ok(()) };
+    let began = Instant::now();
     let stored = commit::commit(jobs, statements, &batch).await?;
+    record::committed(&batch.tally, batch.events, stored, batch.took, began.elapsed());
     for failure in &batch.failures {
         let read::Failure { event, handler, error } = failure;
         tracing::error!(event_id = %event.event_id, event_type = event.event_type, handler, error, "event set aside");

@@ -133,6 +133,16 @@ impl Registry {
         &self.names
     }
 
+    /// Every handler with the type of the events it is for.
+    pub fn table(&self) -> impl Iterator<Item = (&'static str, &'static str)> + '_ {
+        self.by_type.iter().flat_map(|(event_type, handlers)| handlers.iter().map(|(name, _)| (*event_type, *name)))
+    }
+
+    /// The registry's own word for a type of events; none when no handler is for it.
+    pub fn known_type(&self, event_type: &str) -> Option<&'static str> {
+        self.by_type.get_key_value(event_type).map(|(known, _)| *known)
+    }
+
     /// Whether any handler is for events of this type.
     pub fn knows(&self, event_type: &str) -> bool {
         self.by_type.contains_key(event_type)

@@ -1,6 +1,7 @@
-//! The relay over HTTP: health.
+//! The relay over HTTP: health and metrics.
 
 pub mod health;
+pub mod scrape;
 
 use std::sync::Arc;
 
@@ -12,7 +13,11 @@ use crate::health::Health;
 
 /// Every route of the relay.
 fn routes(state: Health) -> impl poem::Endpoint {
-    Route::new().at("/livez", get(health::livez)).at("/readyz", get(health::readyz)).data(Arc::new(state))
+    Route::new()
+        .at("/livez", get(health::livez))
+        .at("/readyz", get(health::readyz))
+        .at("/metrics", get(scrape::metrics))
+        .data(Arc::new(state))
 }
 
 /// Serves until told to stop.

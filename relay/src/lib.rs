@@ -11,6 +11,8 @@ pub mod retry;
 pub mod wake;
 pub mod health;
 
+pub mod metrics;
+
 pub mod outbox;
 pub mod dispatch;
 pub mod handlers;

@@ -80,6 +80,12 @@ impl Application {
         Some(self.lanes.as_ref()?.values().map(|lane| lane.waiting).sum())
     }
 
+    /// The age of the oldest event that waits, in seconds: 0 when none does, none when it is unknown.
+    pub fn lag(&self) -> Option<f64> {
+        self.lanes.as_ref()?;
+        Some(self.oldest().map_or(0.0, |(_, _, age)| age.max(0.0)))
+    }
+
     /// The lane, event and age in seconds of the oldest event that is not dispatched yet.
     pub fn oldest(&self) -> Option<(i16, Uuid, f64)> {
         let lanes = self.lanes.as_ref()?.iter();
@@ -117,7 +123,11 @@ pub async fn ask(application: &DatabaseUrl, jobs: &DatabaseUrl, name: &str) -> S
     Status { application, jobs }
 }
 
-async fn ask_jobs(client: &Client) -> Result<Jobs, Error> {
+/// What the jobs database tells.
+///
+/// # Errors
+/// When it is away.
+pub(crate) async fn ask_jobs(client: &Client) -> Result<Jobs, Error> {
     let lanes: Vec<i16> = (0..LANES).collect();
     let cursors = crate::postgres::within(databases::PATIENCE, cursor::load(client, &lanes)).await?;
     let (members, holders) = dispatch::locks(client).await?;
@@ -132,7 +142,11 @@ async fn ask_jobs(client: &Client) -> Result<Jobs, Error> {
     })
 }
 
-async fn ask_application(client: &Client, cursors: Option<&[Cursor]>) -> Result<Application, Error> {
+/// What the application database tells, given how far each lane has come.
+///
+/// # Errors
+/// When it is away or refuses; a transaction may be open then.
+pub(crate) async fn ask_application(client: &Client, cursors: Option<&[Cursor]>) -> Result<Application, Error> {
     let questions: Vec<Question<'_>> = cursors.into_iter().flatten().map(question).collect();
     let (reading, look) = outbox::look(client, &questions).await?;
     let Some(cursors) = cursors else {

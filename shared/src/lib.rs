@@ -12,6 +12,7 @@ pub mod settings;
 pub mod database_url;
 pub mod migrate;
 pub mod telemetry;
+pub mod metrics;
 pub mod shutdown;
 pub mod healthcheck;
 pub mod redact;

@@ -95,6 +95,8 @@ pub async fn start(launch: Launch, listen: &str, settings: Settings<'_>) -> Resu
         let mut usual = vec![(listen, &*address)];
         if listen == "API_LISTEN" {
             usual.push(("PUBLIC_URL", &*url));
+            // Many run at the same time.
+            usual.push(("API_METRICS_LISTEN", "off"));
         }
         let process = launch.clone().environment(usual).environment(settings.iter().copied()).start()?;
         let answers = until("an answer", async || {

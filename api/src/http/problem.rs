@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use poem::error::{MethodNotAllowedError, NotFoundError};
 use poem::http::{StatusCode, header};
-use poem::{IntoResponse, Response};
+use poem::{IntoResponse, PathPattern, Response};
 use poem_openapi::payload::Json;
 use poem_openapi::{ApiResponse, Object};
 
@@ -158,6 +158,15 @@ impl From<CommandError> for Refusal {
 
 /// The last resort: whatever error came out of routing and extraction, as a problem document.
 pub async fn from_error(error: poem::Error) -> Response {
+    let route = error.data::<PathPattern>().cloned();
+    let mut response = problem_of(error);
+    if let Some(route) = route {
+        response.set_data(route);
+    }
+    response
+}
+
+fn problem_of(error: poem::Error) -> Response {
     if error.is_from_response() {
         return error.into_response();
     }

@@ -12,9 +12,11 @@ use crate::config::delivery::{DeliveryArgs, MailArgs};
 use crate::config::{ApplicationDatabaseArgs, JobsDatabaseArgs, Service, ServiceArgs, VARIABLES};
 use crate::health::Health;
 use crate::mail::Email;
+use crate::metrics::history::History;
+use crate::metrics::sampled::Sampler;
 use crate::operate::watch::{self, Pauses};
 use crate::wake::{Bell, listen_to_outbox};
-use crate::{deliver, dispatch, handlers, http};
+use crate::{deliver, dispatch, handlers, http, metrics};
 
 /// Everything that the service is told at start.
 #[derive(ClapArgs, Clone, Debug)]
@@ -74,6 +76,9 @@ async fn service(settings: Settings, registry: handlers::Registry) -> anyhow::Re
 
     // A part that ends before it is told to takes the others with it.
     let server = tokio::spawn(with_stop(stop.clone(), http::serve(listen, health.clone(), stop.clone())));
+    let mut kinds = deliver::Kinds::default();
+    kinds.on(settings.email.clone())?;
+    metrics::install(&registry, &kinds.names(), job_queue_enabled)?;
     if !job_queue_enabled {
         tracing::warn!("paused: JOB_QUEUE_ENABLED is false; events wait in the outbox");
         health.paused("relay", "paused by JOB_QUEUE_ENABLED");
@@ -96,8 +101,15 @@ async fn service(settings: Settings, registry: handlers::Registry) -> anyhow::Re
         health: health.clone(),
     };
     let following = tokio::spawn(watch::follow(following, stop.clone()));
-    let mut kinds = deliver::Kinds::default();
-    kinds.on(settings.email)?;
+    let sampler = Sampler {
+        application: settings.application.clone(),
+        jobs: settings.jobs.clone(),
+        name: name.clone(),
+        handlers: registry.names().to_vec(),
+        kinds: kinds.names(),
+        history: History::default(),
+    };
+    let sampler = tokio::spawn(sampler.run(stop.clone()));
     let delivery = deliver::Context {
         jobs: settings.jobs.clone(),
         name: name.clone(),
@@ -134,6 +146,7 @@ async fn service(settings: Settings, registry: handlers::Registry) -> anyhow::Re
     delivery.await?;
     listener.await?;
     following.await?;
+    sampler.await?;
     server.await?
 }
 

@@ -45,6 +45,11 @@ impl Breaker {
         }
     }
 
+    /// Whether deliveries pause, or probe.
+    pub(super) fn is_open(&self) -> bool {
+        self.open.is_some()
+    }
+
     /// A try found the service away. Returns whether that opened the breaker; it is no news while it is open, as from
     /// tries that had begun before.
     pub(super) fn away(&mut self, now: Instant) -> bool {

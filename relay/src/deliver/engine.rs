@@ -22,6 +22,7 @@ use crate::jobs::rescue::Observer;
 use crate::jobs::session::Session;
 use crate::jobs::settle::{self, Settlement};
 use crate::jobs::transition::{Decision, after_failure};
+use crate::metrics::record;
 use crate::postgres::Error;
 
 /// The most settlements that one round of statements writes.
@@ -132,6 +133,7 @@ impl<'a> Engine<'a> {
         worked |= self.doubts.serve(session).await?;
         worked |= self.settle_and_claim(session).await?;
         self.begin_tries();
+        self.lines.iter().for_each(Line::show);
 
         if self.is_closing() && self.held() == 0 {
             process::leave(session, self.identity.id).await?;
@@ -189,6 +191,7 @@ impl<'a> Engine<'a> {
                 Decision::HandBack { reason: Some(reason) }
             }
         };
+        record::ended(kind, &job, &decision, duration);
         self.unsettled.push(Settlement::new(&job, decision, duration));
     }
 
@@ -255,6 +258,7 @@ impl<'a> Engine<'a> {
         // Each is taken in whatever became of the other.
         let settled = settled.map(|fenced| {
             self.unsettled.drain(..count);
+            record::fenced(fenced.len());
             for job_id in fenced {
                 tracing::warn!(%job_id, "the claim was taken over before its end was written; it may be done twice");
             }
@@ -315,6 +319,7 @@ impl<'a> Engine<'a> {
         };
         for job in jobs {
             if job.expired {
+                record::ended(line.kind.name(), &job, &Decision::Expired, Duration::ZERO);
                 self.unsettled.push(Settlement::new(&job, Decision::Expired, Duration::ZERO));
             } else {
                 line.queue.push_back(job);

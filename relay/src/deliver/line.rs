@@ -9,6 +9,7 @@ use super::pace::Pace;
 use super::{Kind, Settings};
 use crate::jobs::claim::{Ahead, ClaimedJob, Pick};
 use crate::jobs::low_water::{LowWater, Mark};
+use crate::metrics::record;
 
 /// See the module.
 pub(super) struct Line {
@@ -82,6 +83,11 @@ impl Line {
             Allowance::One => usize::from(self.in_flight == 0),
             Allowance::None(_) => 0,
         }
+    }
+
+    /// Shows the metrics what is in hand.
+    pub(super) fn show(&self) {
+        record::line(self.kind.name(), self.in_flight, self.queue.len(), self.breaker.is_open());
     }
 
     /// How many jobs to claim if it is time to claim.

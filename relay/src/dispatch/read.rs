@@ -5,7 +5,7 @@
 //! and loaded again.
 
 use std::collections::BTreeMap;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use shared::envelope::Envelope;
 use time::OffsetDateTime;
@@ -17,6 +17,7 @@ use super::lane::{Gate, Lane, Passed, READ_LIMIT, Trouble};
 use super::registrations::Registrations;
 use crate::handlers::Registry;
 use crate::jobs::store::NewJob;
+use crate::metrics::record::Tally;
 use crate::outbox::{self, Answer, Look, OutboxRow, Range, Reading, SLICE_BYTES, SLICE_ROWS, START, Slice};
 
 /// A batch takes no further lane once it holds this many events, or this many bytes of them.
@@ -38,6 +39,10 @@ pub struct Batch {
     pub events: usize,
     /// Whether it holds events that may have been dispatched before: jobs of theirs are likely to be there.
     pub again: bool,
+    /// The same by type, with the runs of their handlers.
+    pub tally: Tally,
+    /// How long it took to read and to handle.
+    pub took: Duration,
 }
 
 /// An event that a handler could not take.
@@ -128,6 +133,7 @@ pub async fn batch(
     lanes: &mut BTreeMap<i16, Lane>,
     turn: &mut i16,
 ) -> Result<Found, outbox::Error> {
+    let began = Instant::now();
     let questions: Vec<_> = lanes.values().map(Lane::question).collect();
     let (reading, look) = outbox::look(reader.application, &questions).await?;
     let mut answers = look.lanes.clone();
@@ -167,6 +173,7 @@ pub async fn batch(
     };
     let (ended, ()) = tokio::join!(reading.end(), handling);
     ended?;
+    batch.took = began.elapsed();
     Ok(match (batch.cursors.is_empty(), unflushed) {
         (false, _) => Found::Batch(batch),
         (true, true) => Found::Unflushed,
@@ -279,8 +286,12 @@ fn handle(reader: Reader<'_>, rebased_at: Option<OffsetDateTime>, rows: &[Outbox
     for OutboxRow { envelope, .. } in rows {
         let past = rebased_at.is_some_and(|at| envelope.occurred_at < at);
         batch.again |= past;
+        let event_type = reader.registry.known_type(&envelope.event_type);
+        batch.tally.event(event_type);
+        let Some(event_type) = event_type else { continue };
         let wanted = |handler: &str| !past || reader.registrations.covers(handler, envelope.occurred_at);
         for handled in reader.registry.publish_to(envelope, wanted) {
+            batch.tally.run(event_type, handled.handler, handled.outcome.is_ok());
             match handled.outcome {
                 Ok(jobs) => {
                     batch.jobs.extend(jobs.into_iter().map(|job| NewJob::new(envelope, handled.handler, 0, job)));

@@ -17,6 +17,7 @@ use super::cursor::{self, Cursor};
 use super::history::{Move, Verdict, judge};
 use super::lanes::LANES;
 use crate::jobs::store::GHOST;
+use crate::metrics::record;
 use crate::outbox::window::Snapshot;
 use crate::outbox::{self, Look, Question, Reading};
 use crate::postgres::{self, within};
@@ -242,6 +243,7 @@ fn tell(shaken: &[Shaken], ghosts: &Ghosts) {
         tracing::warn!("the application database was promoted; every cursor stands, and nothing dispatched was lost");
         return;
     }
+    record::rebased(lanes.len(), ghosts.cancelled, ghosts.delivered);
     let from_everything = back.iter().filter(|lane| lane.checkpoint.is_none()).count();
     let reason = back
         .iter()

@@ -21,6 +21,7 @@ use lettre::transport::smtp::extension::{Extension, MailBodyParameter, MailParam
 use super::message::Mail;
 use super::target::SmtpServer;
 use crate::deliver::{Lease, Outcome};
+use crate::metrics::record;
 use connect::{Connection, Connector};
 use options::Options;
 use outcomes::{Outcomes, Phase};
@@ -65,7 +66,9 @@ impl Smtp {
                 result => return self.conclude(connection, result),
             }
         }
-        match self.connector.connect().await {
+        let connected = self.connector.connect().await;
+        record::smtp_connection(connected.is_ok());
+        match connected {
             Ok(mut connection) => {
                 let result = transact(&mut connection, mail, lease).await;
                 self.conclude(connection, result)

@@ -7,7 +7,7 @@ use super::{Application, Jobs, Status};
 pub(super) fn of(status: &Status) -> Value {
     let application = status.application.as_ref().map_or_else(|error| error_of(&error.to_string()), application);
     let jobs = status.jobs.as_ref().map_or_else(|error| error_of(&error.to_string()), jobs);
-    let lag = status.application.as_ref().ok().and_then(lag);
+    let lag = status.application.as_ref().ok().and_then(Application::lag);
     let backlog = status.application.as_ref().ok().and_then(Application::backlog).map(super::Count::to_json);
     json!({
         "lag_seconds": lag,
@@ -20,12 +20,6 @@ pub(super) fn of(status: &Status) -> Value {
 
 fn error_of(error: &str) -> Value {
     json!({"error": error})
-}
-
-/// Nothing waits: no lag. Unknown: none.
-fn lag(application: &Application) -> Option<f64> {
-    application.lanes.as_ref()?;
-    Some(application.oldest().map_or(0.0, |(_, _, age)| age.max(0.0)))
 }
 
 fn application(application: &Application) -> Value {

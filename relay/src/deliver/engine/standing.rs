@@ -13,6 +13,7 @@ use crate::jobs::process::{self, Identity};
 use crate::jobs::rescue;
 use crate::jobs::session::Session;
 use crate::jobs::settle::Settlement;
+use crate::metrics::record;
 use crate::postgres::Error;
 
 impl Engine<'_> {
@@ -43,6 +44,7 @@ impl Engine<'_> {
     /// its lease revoked, and what was done is fenced when it is written.
     pub(super) async fn start_anew(&mut self, session: &Session) -> Result<(), Error> {
         if self.held() > 0 {
+            record::lease_lost();
             tracing::warn!(jobs = self.held(), "was taken for dead: its claims were given to others");
         }
         self.identity.lease.revoke();
@@ -63,6 +65,7 @@ impl Engine<'_> {
             }
             let freed = rescue::rescue(session, &dead).await?;
             if freed > 0 {
+                record::rescued(freed);
                 tracing::warn!(process = %dead.process, jobs = freed, "took over the claims of a relay that went away");
                 self.lines.iter_mut().for_each(|line| line.lower(sent));
             }

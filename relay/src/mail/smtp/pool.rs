@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use lettre::transport::smtp::commands::Quit;
 
 use super::connect::Connection;
+use crate::metrics::record;
 
 /// After so many refused mails a connection is closed: servers count refusals per connection, and cut off whoever comes
 /// next.
@@ -36,7 +37,10 @@ impl Pool {
 
     /// A connection that may still be good.
     pub(super) fn take(&self) -> Option<Connection> {
-        lock(&self.idle).connections.pop().filter(|connection| connection.used.elapsed() < self.longest)
+        let mut idle = lock(&self.idle);
+        let taken = idle.connections.pop();
+        record::smtp_idle(idle.connections.len());
+        taken.filter(|connection| connection.used.elapsed() < self.longest)
     }
 
     /// Gives one back.
@@ -48,6 +52,7 @@ impl Pool {
         connection.used = Instant::now();
         let mut idle = lock(&self.idle);
         idle.connections.push(connection);
+        record::smtp_idle(idle.connections.len());
         if !std::mem::replace(&mut idle.swept, true) {
             tokio::spawn(sweep(Arc::downgrade(&self.idle), self.longest));
         }
@@ -65,6 +70,7 @@ async fn sweep(pool: Weak<Mutex<Idle>>, longest: Duration) {
         for connection in idle.connections.drain(..young) {
             tokio::spawn(goodbye(connection));
         }
+        record::smtp_idle(idle.connections.len());
         if idle.connections.is_empty() {
             idle.swept = false;
             return;

@@ -13,6 +13,7 @@ use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt, ReadBuf};
 
 use super::reply::{LONGEST_REPLY, Parsed, Reply};
 use super::verdict::Trouble;
+use crate::metrics::record;
 
 /// What a connection runs over: TCP, or TLS over it.
 pub(super) trait Stream: AsyncRead + AsyncWrite + Send + Unpin {}
@@ -83,6 +84,7 @@ impl<S: Stream> Wire<S> {
 
     async fn accept(&mut self, wanted: &[u16], limit: Duration) -> Result<Reply, Trouble> {
         let reply = within(limit, self.read_reply()).await?;
+        record::smtp_reply(reply.code());
         match reply.code() {
             code if wanted.contains(&code) => Ok(reply),
             200..=299 if wanted.contains(&250) => Ok(reply),
