@@ -3,6 +3,7 @@
 mod answer;
 pub mod accept_history;
 pub mod healthcheck;
+pub mod mail;
 pub mod migrate;
 pub mod replay;
 pub mod run;
@@ -46,6 +47,8 @@ enum Command {
     Replay(Box<replay::Args>),
     /// Check that each event has its jobs, and each job its event
     Verify(verify::Args),
+    /// Look at what mail says
+    Mail(mail::Args),
     /// Follow a server on a lower timeline than one already followed
     AcceptHistory(accept_history::Args),
 }
@@ -77,6 +80,7 @@ pub fn main() -> ExitCode {
             Command::Status(args) => status::run(args, faults).await,
             Command::Replay(args) => replay::run(*args, faults).await,
             Command::Verify(args) => verify::run(args, faults).await,
+            Command::Mail(args) => mail::run(args, faults).await,
             Command::AcceptHistory(args) => accept_history::run(args, faults).await,
         }
     });

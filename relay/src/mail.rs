@@ -6,6 +6,7 @@
 
 pub mod args;
 pub mod template;
+pub mod sample;
 pub mod message;
 pub mod target;
 pub mod mailbox;
@@ -66,9 +67,6 @@ pub struct Email {
 /// Why mail can't be sent with these settings or templates.
 #[derive(Debug, thiserror::Error)]
 pub enum StartError {
-    /// A template does not render.
-    #[error(transparent)]
-    Template(#[from] TemplateError),
     /// The certificate authorities can't be used.
     #[error("the certificate authorities can't be used: {0}")]
     Tls(String),
@@ -83,12 +81,11 @@ pub enum StartError {
 }
 
 impl Email {
-    /// Checks everything that can be checked before there is a mail: templates, certificates, the mailbox.
+    /// Checks what can be checked before there is a mail: certificates, the mailbox. Templates were when they were loaded.
     ///
     /// # Errors
     /// What is wrong.
-    pub fn new(settings: Settings) -> Result<Arc<Self>, StartError> {
-        let templates = Templates::load()?;
+    pub fn new(settings: Settings, templates: Templates) -> Result<Arc<Self>, StartError> {
         let transport = match &settings.target {
             Target::Smtp(server) => {
                 let smtp = Smtp::new(server.clone(), settings.smtp.clone()).map_err(StartError::Tls)?;
@@ -137,8 +134,8 @@ impl Email {
             job.occurred_at.ok_or_else(|| Failure::permanent("occurred_at is outside the years 1970 to 9999"))?;
         let content = self.templates.render(args, &self.settings, occurred_at).map_err(|error| match error {
             // A newer relay may know it: while relays are being replaced, jobs of both are there.
-            TemplateError::Unknown => Failure::transient(error.to_string()),
-            _ => Failure::permanent(error.to_string()),
+            TemplateError::Unknown(_) => Failure::transient(error.to_string()),
+            TemplateError::Wrong { .. } => Failure::permanent(error.to_string()),
         })?;
         message::build(&self.settings.from, &args.to, &content, job.job_id, occurred_at)
             .map_err(|error| Failure::permanent(error.to_string()))

@@ -1,6 +1,6 @@
 //! The settings of delivery: how jobs are claimed, and how mail is made and sent.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -15,6 +15,7 @@ use crate::mail::sandbox::Sandbox;
 use crate::mail::smtp::options::{Options, Timeouts};
 use crate::mail::smtp::outcomes::Outcomes;
 use crate::mail::target::{self, Target};
+use crate::mail::template::{TemplateError, Templates};
 use crate::mail::{self, Email};
 
 /// Mail: where it goes, who it is from, where its links lead.
@@ -30,6 +31,15 @@ pub struct MailArgs {
     /// The sender: no-reply@example.com or "Example <no-reply@example.com>"
     #[arg(long, env = "MAIL_FROM", value_name = "ADDRESS")]
     mail_from: Option<String>,
+    /// Where answers go, if not to the sender
+    #[arg(long, env = "MAIL_REPLY_TO", value_name = "ADDRESS")]
+    mail_reply_to: Option<String>,
+    /// A header that bears the job's id, for mail providers that know repeated mails by one
+    #[arg(long, env = "MAIL_IDEMPOTENCY_HEADER", value_name = "NAME")]
+    mail_idempotency_header: Option<String>,
+    /// The directory of templates that stand in for those in the binary
+    #[arg(long, env = "MAIL_TEMPLATES", value_name = "DIRECTORY")]
+    mail_templates: Option<PathBuf>,
     /// Where people reach api; links in mails begin with it
     #[arg(long, env = "PUBLIC_URL", value_name = "URL")]
     public_url: Option<String>,
@@ -86,7 +96,10 @@ impl MailArgs {
         let file = self.smtp_url_file.as_deref();
         let url = settings::required_secret("SMTP_URL", self.smtp_url, file, target::EXAMPLE, faults);
         let target = url.and_then(|url| Target::parse(&url, faults));
-        let from = Sender::parse(self.mail_from, faults);
+        let from = Sender::parse(self.mail_from, faults)
+            .map(|from| from.reply_to(self.mail_reply_to, faults))
+            .map(|from| from.idempotency_header(self.mail_idempotency_header, faults));
+        let templates = templates(self.mail_templates.as_deref(), faults);
         let public_url = PublicUrl::parse(self.public_url, faults);
         let file = self.verification_keys_file.as_deref();
         let keys = settings::required_secret("VERIFICATION_KEYS", self.verification_keys, file, token::EXAMPLE, faults);
@@ -113,18 +126,22 @@ impl MailArgs {
             smtp,
             sandbox,
         };
-        match Email::new(settings) {
+        match Email::new(settings, templates?) {
             Ok(email) => Some(email),
-            Err(mail::StartError::Template(error)) => {
-                faults.push("mail", error.to_string(), "Correct the template");
-                None
-            }
             Err(error) => {
                 faults.push("SMTP_URL", error.to_string(), "Check the path, what is in it and its permissions");
                 None
             }
         }
     }
+}
+
+/// Loads the templates; each that is wrong is a fault.
+pub fn templates(directory: Option<&Path>, faults: &mut Faults) -> Option<Templates> {
+    let directory = directory.filter(|path| !path.as_os_str().is_empty());
+    let setting = if directory.is_some() { "MAIL_TEMPLATES" } else { "mail" };
+    let told = |error: TemplateError| faults.push(setting, error.to_string(), "Correct it");
+    Templates::load(directory).map_err(|errors| errors.into_iter().for_each(told)).ok()
 }
 
 fn smtp_options(

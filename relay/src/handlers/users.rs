@@ -42,7 +42,13 @@ pub(super) fn send_welcome_email(event: &Envelope<UserEmailVerified>) -> Result<
 
 /// The one mail that each of these handlers asks for.
 fn mail(template: &'static str, user_id: Uuid, to: &str, name: &str) -> Result<Job, serde_json::Error> {
-    let args =
-        EmailArgs { template: template.into(), locale: "en".into(), to: to.to_owned(), name: name.to_owned(), user_id };
+    let args = EmailArgs {
+        template: template.into(),
+        locale: "en".into(),
+        to: to.to_owned(),
+        name: name.to_owned(),
+        user_id,
+        data: serde_json::Map::new(),
+    };
     Job::new("email", "email", &args)
 }

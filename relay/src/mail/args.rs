@@ -4,6 +4,7 @@
 use std::borrow::Cow;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use shared::display_name::{DisplayName, DisplayNameError};
 use shared::email_address::{EmailAddress, EmailAddressError};
 use shared::redact::redact;
@@ -24,6 +25,9 @@ pub struct EmailArgs {
     pub name: String,
     /// Whose account it is about.
     pub user_id: Uuid,
+    /// What else the mail's own templates want to know, as `data`.
+    #[serde(default, skip_serializing_if = "Map::is_empty")]
+    pub data: Map<String, Value>,
 }
 
 /// The same, checked.
@@ -40,6 +44,8 @@ pub struct CheckedArgs {
     pub name: Option<String>,
     /// Whose account it is about.
     pub user_id: Uuid,
+    /// What else the mail's templates want to know.
+    pub data: Map<String, Value>,
 }
 
 /// Why the arguments are of no use. No message holds a value.
@@ -54,6 +60,9 @@ pub enum ArgsError {
     /// The name would do harm.
     #[error("args.name {0}")]
     Name(DisplayNameError),
+    /// A text would do harm.
+    #[error("args.data must not hold control characters other than line ends and tabs, or characters that turn text")]
+    Data,
 }
 
 fn english() -> Cow<'static, str> {
@@ -66,7 +75,7 @@ impl CheckedArgs {
     /// # Errors
     /// The first thing that is wrong.
     pub fn read(json: &str) -> Result<Self, ArgsError> {
-        let EmailArgs { template, locale, to, name, user_id } = serde_json::from_str(json)?;
+        let EmailArgs { template, locale, to, name, user_id, data } = serde_json::from_str(json)?;
         let (template, locale) = (template.into_owned(), locale.into_owned());
         let name = match DisplayName::parse(&name) {
             Ok(name) => greeting(name.as_str()),
@@ -74,8 +83,25 @@ impl CheckedArgs {
             Err(DisplayNameError::Empty | DisplayNameError::TooLong) => None,
             Err(error @ DisplayNameError::Unsafe) => return Err(ArgsError::Name(error)),
         };
-        Ok(Self { template, locale, to: EmailAddress::parse(&to)?, address: to, name, user_id })
+        if !data.iter().all(|(key, value)| is_plain(key) && is_safe(value)) {
+            return Err(ArgsError::Data);
+        }
+        Ok(Self { template, locale, to: EmailAddress::parse(&to)?, address: to, name, user_id, data })
     }
+}
+
+/// Whether no text in a value could break out of its place in a mail, or mislead its reader.
+fn is_safe(value: &Value) -> bool {
+    match value {
+        Value::String(text) => is_plain(text),
+        Value::Array(list) => list.iter().all(is_safe),
+        Value::Object(map) => map.iter().all(|(key, value)| is_plain(key) && is_safe(value)),
+        Value::Null | Value::Bool(_) | Value::Number(_) => true,
+    }
+}
+
+fn is_plain(text: &str) -> bool {
+    text.chars().all(|c| matches!(c, '\n' | '\t') || !shared::characters::is_unsafe(c))
 }
 
 /// A name as it may stand in a mail. Mail programs make links of what looks like one, and a name is chosen by whoever
@@ -116,6 +142,7 @@ mod tests {
             to: "ada@example.org".to_owned(),
             name: "Ada".to_owned(),
             user_id: Uuid::from_u128(7),
+            data: Map::new(),
         };
         let read = CheckedArgs::read(&serde_json::to_string(&written).unwrap()).unwrap();
         assert_eq!((read.template.as_str(), read.locale.as_str()), ("welcome", "de"));
@@ -142,6 +169,12 @@ mod tests {
             (args("canary\r\nBcc: x@y.zz", "Ada"), "args.to must be one address"),
             (args("ada@example.org", "canary\r\nX: y"), "args.name must not hold"),
             (args("ada@example.org", "canary\u{202e}"), "args.name must not hold"),
+            (
+                json!({ "template": "welcome", "to": "a@b.cc", "user_id": Uuid::nil(),
+                     "data": { "lines": ["fine\n", "canary\u{202e}"] } })
+                .to_string(),
+                "args.data must not hold",
+            ),
             (json!({ "template": "welcome", "to": 5, "user_id": "canary" }).to_string(), "args can't be read"),
         ] {
             let Err(error) = CheckedArgs::read(&json) else { panic!("{json}") };

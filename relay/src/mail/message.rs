@@ -17,42 +17,109 @@ use uuid::Uuid;
 
 use super::template::Content;
 
-/// The headers of every mail, in their order.
-const HEADERS: [&str; 8] =
-    ["From", "To", "Subject", "Date", "Message-ID", "Auto-Submitted", "MIME-Version", "Content-Type"];
+/// Headers that a mail may have only from here, and none of which may bear the idempotency key.
+const RESERVED: [&str; 17] = [
+    "from",
+    "sender",
+    "reply-to",
+    "to",
+    "cc",
+    "bcc",
+    "subject",
+    "date",
+    "message-id",
+    "in-reply-to",
+    "references",
+    "return-path",
+    "received",
+    "auto-submitted",
+    "list-unsubscribe",
+    "list-unsubscribe-post",
+    "dkim-signature",
+];
 
 /// The longest line that a mail may have, without its end (RFC 5322, 2.1.1).
 const LONGEST_LINE: usize = 998;
 
-/// Who mail is from.
+/// Who mail is from, and what all mail bears.
 #[derive(Clone, Debug)]
-pub struct Sender(Mailbox);
+pub struct Sender {
+    mailbox: Mailbox,
+    reply_to: Option<Mailbox>,
+    idempotency_header: Option<HeaderName>,
+}
 
 impl Sender {
     /// Reads the setting `MAIL_FROM`; absent is a fault.
     pub fn parse(value: Option<String>, faults: &mut Faults) -> Option<Self> {
-        const REMEDY: &str = "Give one as no-reply@example.com or \"Example <no-reply@example.com>\"";
         let Some(text) = settings::text(value) else {
             faults.push("MAIL_FROM", "is not set", REMEDY);
             return None;
         };
-        let (name, address) = match text.trim().strip_suffix('>').and_then(|text| text.rsplit_once('<')) {
-            Some((name, address)) => (name.trim().trim_matches('"'), address),
-            None => ("", text.trim()),
-        };
-        let address = EmailAddress::parse(address).ok().and_then(|address| mailbox(&address, false).ok());
-        let unsafe_name = name.chars().any(|c| shared::characters::is_unsafe(c) || "<>\"".contains(c));
-        let (Some(address), false) = (address, unsafe_name) else {
-            faults.push("MAIL_FROM", "is not a sender's address with an ASCII part before the @", REMEDY);
-            return None;
-        };
-        Some(Self(Mailbox::new((!name.is_empty()).then(|| name.to_owned()), address)))
+        let mailbox = sender_mailbox("MAIL_FROM", &text, faults)?;
+        Some(Self { mailbox, reply_to: None, idempotency_header: None })
+    }
+
+    /// The same with the setting `MAIL_REPLY_TO`, if it is given: where answers go.
+    #[must_use]
+    pub fn reply_to(mut self, value: Option<String>, faults: &mut Faults) -> Self {
+        self.reply_to = settings::text(value).and_then(|text| sender_mailbox("MAIL_REPLY_TO", &text, faults));
+        self
+    }
+
+    /// The same with the setting `MAIL_IDEMPOTENCY_HEADER`, if it is given: the header by which a mail provider knows a
+    /// mail that it already has. It bears the job's id.
+    #[must_use]
+    pub fn idempotency_header(mut self, value: Option<String>, faults: &mut Faults) -> Self {
+        let Some(name) = settings::text(value) else { return self };
+        let (name, lower) = (name.trim().to_owned(), name.trim().to_ascii_lowercase());
+        let plain = name.chars().all(|c| c.is_ascii_alphanumeric() || c == '-') && name.len() <= 64;
+        let taken = RESERVED.contains(&&*lower) || lower.starts_with("content-") || lower.starts_with("mime-");
+        match HeaderName::new_from_ascii(name) {
+            Ok(name) if plain && !taken => self.idempotency_header = Some(name),
+            _ => faults.push(
+                "MAIL_IDEMPOTENCY_HEADER",
+                "is not a header's name that is free for it",
+                "Give the one that the mail provider documents, such as Idempotency-Key",
+            ),
+        }
+        self
     }
 
     /// The address alone.
     pub fn address(&self) -> &Address {
-        &self.0.email
+        &self.mailbox.email
     }
+
+    /// The headers of a mail, in their order.
+    fn headers(&self, content: &Content) -> Vec<&str> {
+        let mut names = vec!["From"];
+        names.extend(self.reply_to.as_ref().map(|_| "Reply-To"));
+        names.extend(["To", "Subject", "Date", "Message-ID", "Auto-Submitted"]);
+        names.extend(content.unsubscribe.iter().flat_map(|_| UNSUBSCRIBE));
+        names.extend(self.idempotency_header.as_ref().map(|name| -> &str { name }));
+        names.extend(["MIME-Version", "Content-Type"]);
+        names
+    }
+}
+
+/// RFC 8058: one click, by a POST.
+const UNSUBSCRIBE: [&str; 2] = ["List-Unsubscribe", "List-Unsubscribe-Post"];
+
+const REMEDY: &str = "Give one as no-reply@example.com or \"Example <no-reply@example.com>\"";
+
+fn sender_mailbox(setting: &str, text: &str, faults: &mut Faults) -> Option<Mailbox> {
+    let (name, address) = match text.trim().strip_suffix('>').and_then(|text| text.rsplit_once('<')) {
+        Some((name, address)) => (name.trim().trim_matches('"'), address),
+        None => ("", text.trim()),
+    };
+    let address = EmailAddress::parse(address).ok().and_then(|address| mailbox(&address, false).ok());
+    let unsafe_name = name.chars().any(|c| shared::characters::is_unsafe(c) || "<>\"".contains(c));
+    let (Some(address), false) = (address, unsafe_name) else {
+        faults.push(setting, "is not a sender's address with an ASCII part before the @", REMEDY);
+        return None;
+    };
+    Some(Mailbox::new((!name.is_empty()).then(|| name.to_owned()), address))
 }
 
 /// A mail, ready to be sent.
@@ -100,14 +167,29 @@ pub fn build(
     let seconds = u64::try_from(date.unix_timestamp()).map_err(|_| MessageError::Build)?;
     // "=_" can't occur in quoted-printable text.
     let boundary = format!("=_{}", job_id.simple());
-    let message = Message::builder()
-        .from(from.0.clone())
+    let mut message = Message::builder().from(from.mailbox.clone());
+    if let Some(reply_to) = &from.reply_to {
+        message = message.reply_to(reply_to.clone());
+    }
+    message = message
         .to(Mailbox::new(None, recipient.clone()))
         .subject(content.subject.clone())
         .date(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds))
-        .message_id(Some(format!("<{id}@{}>", from.0.email.domain())))
+        .message_id(Some(format!("<{id}@{}>", from.address().domain())))
         // No out-of-office answers, please (RFC 3834).
-        .raw_header(HeaderValue::new(HeaderName::new_from_ascii_str("Auto-Submitted"), "auto-generated".to_owned()))
+        .raw_header(HeaderValue::new(HeaderName::new_from_ascii_str("Auto-Submitted"), "auto-generated".to_owned()));
+    if let Some(address) = &content.unsubscribe {
+        let [at, by] = UNSUBSCRIBE.map(HeaderName::new_from_ascii_str);
+        // A long address may stand on one line; broken into two it would be none.
+        let address = format!("<{address}>");
+        message = message
+            .raw_header(HeaderValue::dangerous_new_pre_encoded(at, address.clone(), address))
+            .raw_header(HeaderValue::new(by, "List-Unsubscribe=One-Click".to_owned()));
+    }
+    if let Some(name) = &from.idempotency_header {
+        message = message.raw_header(HeaderValue::new(name.clone(), id.clone()));
+    }
+    let message = message
         .multipart(
             MultiPart::alternative()
                 .boundary(boundary)
@@ -117,10 +199,10 @@ pub fn build(
         .map_err(|_| MessageError::Build)?;
     let bytes = message.formatted();
     check(&bytes)?;
-    if !headers(&bytes).eq(HEADERS.map(str::as_bytes)) {
+    if !headers(&bytes).eq(from.headers(content).into_iter().map(str::as_bytes)) {
         return Err(MessageError::Bytes("header too many or too few"));
     }
-    Ok(Mail { sender: from.0.email.clone(), recipient, to: to.as_str().to_owned(), id, bytes })
+    Ok(Mail { sender: from.address().clone(), recipient, to: to.as_str().to_owned(), id, bytes })
 }
 
 fn part(kind: ContentType, text: &str) -> Result<SinglePart, MessageError> {
@@ -190,7 +272,8 @@ mod tests {
     }
 
     fn mail(to: &str, subject: &str, body: &str) -> Result<Mail, MessageError> {
-        let content = Content { subject: subject.to_owned(), text: body.to_owned(), html: body.to_owned() };
+        let content =
+            Content { subject: subject.to_owned(), text: body.to_owned(), html: body.to_owned(), unsubscribe: None };
         let date = OffsetDateTime::from_unix_timestamp(1_700_000_000).unwrap();
         build(
             &sender("Exämple <no-reply@example.com>").unwrap(),
@@ -241,6 +324,34 @@ mod tests {
     }
 
     #[test]
+    fn what_all_mail_bears_stands_in_its_place() {
+        let mut faults = Faults::new();
+        let sender = sender("no-reply@example.com")
+            .unwrap()
+            .reply_to(Some("Help <help@example.com>".to_owned()), &mut faults)
+            .idempotency_header(Some("Idempotency-Key".to_owned()), &mut faults);
+        assert!(faults.is_empty(), "{faults}");
+        let unsubscribe = format!("https://example.com/u?{}", "x".repeat(200));
+        let content = Content { unsubscribe: Some(unsubscribe.clone()), subject: "s".into(), ..Content::default() };
+        let to = EmailAddress::parse("ada@example.org").unwrap();
+        let mail = build(&sender, &to, &content, JOB, OffsetDateTime::UNIX_EPOCH).unwrap();
+        let text = String::from_utf8(mail.bytes).unwrap();
+        for expected in [
+            "Reply-To: Help <help@example.com>\r\n".to_owned(),
+            format!("\r\nIdempotency-Key: {JOB}\r\n"),
+            format!("\r\nList-Unsubscribe: <{unsubscribe}>\r\n"),
+            "\r\nList-Unsubscribe-Post: List-Unsubscribe=One-Click\r\n".to_owned(),
+        ] {
+            assert!(text.contains(&expected), "{expected:?} in {text}");
+        }
+        for name in ["Subject", "bcc", "X Y", "X:Y", "", "Content-Id", "é", "X-\r\nBcc"] {
+            let mut faults = Faults::new();
+            let _ = sender.clone().idempotency_header(Some(name.to_owned()), &mut faults);
+            assert_eq!(faults.is_empty(), name.is_empty(), "{name:?}");
+        }
+    }
+
+    #[test]
     fn headers_are_counted_as_a_mail_program_does() {
         let names = |bytes: &'static [u8]| headers(bytes).map(String::from_utf8_lossy).collect::<Vec<_>>();
         assert_eq!(names(b"A: b\r\n c\r\nBcc: d\r\n\r\nE: f\r\n"), ["A", "Bcc"]);
@@ -274,7 +385,7 @@ mod tests {
             let text = String::from_utf8(mail.bytes).unwrap();
             let (head, _) = text.split_once("\r\n\r\n").unwrap();
             let headers = head.split("\r\n").filter(|line| !line.starts_with([' ', '\t'])).count();
-            prop_assert_eq!(headers, HEADERS.len(), "{}", head);
+            prop_assert_eq!(headers, 8, "{}", head);
             // One boundary before each part and one behind the last; none out of what was put in.
             prop_assert_eq!(text.matches(&format!("--=_{}", JOB.simple())).count(), 3);
             prop_assert_eq!(text.replace("\r\n", "").matches(['\r', '\n']).count(), 0);

@@ -23,7 +23,7 @@ fn email(directory: &std::path::Path) -> Arc<Email> {
         smtp: Options::default(),
         sandbox: None,
     };
-    Email::new(settings).unwrap()
+    Email::new(settings, Templates::load(None).unwrap()).unwrap()
 }
 
 fn compose(email: &Email, job: &ClaimedJob) -> Result<message::Mail, Failure> {

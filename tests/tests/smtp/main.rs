@@ -55,7 +55,12 @@ fn mail_saying(to: &str, text: &str) -> Mail {
     let from = "Example <no-reply@example.com>".to_owned();
     let from = Sender::parse(Some(from), &mut faults).unwrap_or_else(|| panic!("{faults}"));
     let to = EmailAddress::parse(to).expect("an address");
-    let content = Content { subject: "Hello".to_owned(), text: text.to_owned(), html: format!("<p>{text}</p>") };
+    let content = Content {
+        subject: "Hello".to_owned(),
+        text: text.to_owned(),
+        html: format!("<p>{text}</p>"),
+        unsubscribe: None,
+    };
     message::build(&from, &to, &content, Uuid::now_v7(), datetime!(2026-01-02 12:00 UTC)).expect("a mail")
 }
 
