@@ -1,9 +1,13 @@
 //! The command line: one file per command.
 
 mod answer;
+mod when;
 pub mod accept_history;
+pub mod audit;
+pub mod failures;
 pub mod healthcheck;
 pub mod mail;
+pub mod jobs;
 pub mod migrate;
 pub mod replay;
 pub mod run;
@@ -49,6 +53,12 @@ enum Command {
     Verify(verify::Args),
     /// Look at what mail says
     Mail(mail::Args),
+    /// Look at jobs, retry and cancel them, pause and resume their delivery
+    Jobs(Box<jobs::Args>),
+    /// Look at events that a handler could not take, try them again, give them up
+    Failures(Box<failures::Args>),
+    /// Print what people changed by hand
+    Audit(audit::Args),
     /// Follow a server on a lower timeline than one already followed
     AcceptHistory(accept_history::Args),
 }
@@ -81,6 +91,9 @@ pub fn main() -> ExitCode {
             Command::Replay(args) => replay::run(*args, faults).await,
             Command::Verify(args) => verify::run(args, faults).await,
             Command::Mail(args) => mail::run(args, faults).await,
+            Command::Jobs(args) => jobs::run(*args, faults).await,
+            Command::Failures(args) => failures::run(*args, faults).await,
+            Command::Audit(args) => audit::run(args, faults).await,
             Command::AcceptHistory(args) => accept_history::run(args, faults).await,
         }
     });

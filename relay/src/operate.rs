@@ -17,6 +17,7 @@ pub mod change;
 pub mod failures;
 pub mod pauses;
 pub mod watch;
+mod json;
 
 use time::OffsetDateTime;
 use tokio_postgres::types::{ToSql, Type};

@@ -1,12 +1,15 @@
 //! Numbers and tables as people read them.
 
-/// A table with its columns in line; the last one ends ragged.
+use shared::terminal::width;
+
+/// A table with its columns in line, whatever styles the cells have; the last one ends ragged.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
-    let width = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|c| c.chars().count()).max();
-    let widths: Vec<usize> = (0..columns).map(|column| width(column).unwrap_or_default()).collect();
+    let widest = |column: usize| rows.iter().filter_map(|row| row.get(column)).map(|cell| width(cell)).max();
+    let widths: Vec<usize> = (0..columns).map(|column| widest(column).unwrap_or_default()).collect();
     let line = |row: &Vec<String>| -> String {
-        let cells: Vec<String> = row.iter().zip(&widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        let pad = |(cell, widest): (&String, &usize)| format!("{cell}{:1$}", "", widest - width(cell));
+        let cells: Vec<String> = row.iter().zip(&widths).map(pad).collect();
         format!("{}\n", cells.join("  ").trim_end())
     };
     rows.iter().map(line).collect()

@@ -13,6 +13,8 @@ pub mod database_url;
 pub mod migrate;
 pub mod telemetry;
 pub mod metrics;
+pub mod terminal;
+pub mod progress;
 pub mod shutdown;
 pub mod healthcheck;
 pub mod redact;

@@ -4,13 +4,11 @@
 //! copy older than the last promotion that was put back on purpose. They look the same, so lanes wait; this command lets
 //! them go on. What was lost with the newer timeline is then found out as after any other move of history.
 
-use std::io::{IsTerminal, Write};
-
 use clap::Args as ClapArgs;
 use shared::settings::Faults;
 use shared::telemetry::complain;
 
-use super::answer::print;
+use super::answer::{Form, print};
 use crate::config::JobsDatabaseArgs;
 use crate::databases;
 use crate::postgres::within;
@@ -41,8 +39,10 @@ pub(super) async fn run(args: Args, mut faults: Faults) -> u8 {
         return code;
     }
     let Some(jobs) = jobs else { return super::EXIT_SETTINGS };
-    if !args.yes && !confirmed() {
-        return super::EXIT_SETTINGS;
+    let question = "Is the server with the newer timeline stopped for good?";
+    let refusal = "the other server has to be stopped for good before";
+    if let Err(code) = Form::Text.confirm(args.yes, question, refusal).await {
+        return code;
     }
     let accepted = async {
         let client = databases::jobs(&jobs, "aftercommit accept-history").await?;
@@ -58,14 +58,4 @@ pub(super) async fn run(args: Args, mut faults: Faults) -> u8 {
             if error.is_refusal() { super::EXIT_REFUSED } else { 1 }
         }
     }
-}
-
-fn confirmed() -> bool {
-    if !std::io::stdin().is_terminal() {
-        complain("there is no terminal to ask on; say --yes if the other server is stopped");
-        return false;
-    }
-    let _ = write!(std::io::stderr(), "Is the server with the newer timeline stopped for good? [y/N] ");
-    let mut answer = String::new();
-    std::io::stdin().read_line(&mut answer).is_ok() && answer.trim().eq_ignore_ascii_case("y")
 }

@@ -1,12 +1,11 @@
 //! What a one-shot command answers: text or JSON on standard output, and an exit code.
-//!
-//! Whoever reads may go away at any time (`relay status | head`): that is no fault.
 
-use std::io::Write;
-
-use serde_json::{Value, json};
+use serde_json::json;
 use shared::settings::Faults;
 use shared::telemetry::complain;
+use shared::terminal::{self, Answer};
+
+pub(super) use shared::terminal::{print, print_json};
 
 /// How a command answers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,16 +34,19 @@ impl Form {
     pub(super) fn check(self, faults: Faults) -> Result<(), u8> {
         faults.finish().map_err(|faults| self.refuse(&faults.to_string(), super::EXIT_SETTINGS))
     }
-}
 
-/// Prints text, which ends with a newline.
-pub(super) fn print(text: &str) {
-    let mut out = std::io::stdout().lock();
-    // Nobody is left to be told that nobody reads.
-    let _ = out.write_all(text.as_bytes()).and_then(|()| out.flush());
-}
-
-/// Prints JSON, laid out.
-pub(super) fn print_json(value: &Value) {
-    print(&format!("{value:#}\n"));
+    /// Asks a person, unless told not to. `Err` with the exit code when there is nobody to ask, or the answer is no.
+    pub(super) async fn confirm(self, yes: bool, question: &str, what: &str) -> Result<(), u8> {
+        if yes {
+            return Ok(());
+        }
+        match terminal::confirm(question).await {
+            Answer::Yes => Ok(()),
+            Answer::No => Err(self.refuse("nothing was done", 0)),
+            Answer::NobodyToAsk => {
+                let message = format!("{what}, and there is no terminal to ask at: give --yes");
+                Err(self.refuse(&message, super::EXIT_SETTINGS))
+            }
+        }
+    }
 }

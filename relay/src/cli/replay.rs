@@ -1,13 +1,12 @@
 //! `relay replay`: handlers run again on chosen events. A person is asked before emails are sent anew.
 
 mod args;
-mod text;
+pub(super) mod text;
 
-use std::io::{IsTerminal, Write};
-use std::time::{Duration, Instant};
-
+use shared::progress::Progress;
 use shared::settings::Faults;
 use shared::shutdown;
+use shared::terminal::can_ask;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::{Form, print, print_json};
@@ -16,9 +15,6 @@ use crate::replay::tally::Tally;
 use crate::replay::{self, Plan, Session};
 
 pub use args::Args;
-
-/// How often progress is shown.
-const PROGRESS: Duration = Duration::from_millis(500);
 
 pub(super) async fn run(args: Args, mut faults: Faults) -> u8 {
     let (form, yes) = (Form::of(args.json()), args.yes());
@@ -32,7 +28,7 @@ pub(super) async fn run(args: Args, mut faults: Faults) -> u8 {
     let (Some(settings), Ok(registry)) = (settings, registry) else { return super::EXIT_SETTINGS };
     let plan = &settings.plan;
     let asks = plan.again && !plan.dry_run && !yes;
-    if asks && !(std::io::stdin().is_terminal() && std::io::stderr().is_terminal()) {
+    if asks && !can_ask() {
         return form
             .refuse("--again sends emails anew, and there is no terminal to ask at: give --yes", super::EXIT_SETTINGS);
     }
@@ -43,9 +39,9 @@ pub(super) async fn run(args: Args, mut faults: Faults) -> u8 {
     };
     if asks {
         // Until something is stored, an interrupt simply ends the process.
-        match confirmed(&mut session, &registry, plan).await {
-            Ok(true) => {}
-            Ok(false) => return form.refuse("nothing was done", 0),
+        match confirmed(&mut session, &registry, plan, form).await {
+            Ok(Ok(())) => {}
+            Ok(Err(code)) => return code,
             Err(error) => return failed(form, error),
         }
     }
@@ -85,38 +81,24 @@ async fn work(
     tally: &mut Tally,
     stop: &CancellationToken,
 ) -> Result<(), replay::Error> {
-    let shown = std::io::stderr().is_terminal();
-    let mut last = Instant::now();
-    let progress = |tally: &Tally| {
-        if shown && last.elapsed() >= PROGRESS {
-            last = Instant::now();
-            let verb = if plan.dry_run { "to store" } else { "stored" };
-            let _ = write!(std::io::stderr(), "\r\x1b[K{} events, {} jobs {verb}", tally.events, tally.stored());
-        }
-    };
-    let outcome = replay::run(session, registry, plan, tally, stop, progress).await;
-    if shown {
-        let _ = write!(std::io::stderr(), "\r\x1b[K");
-    }
-    outcome
+    let progress = Progress::new(if plan.dry_run { "events compared" } else { "events" }, None);
+    replay::run(session, registry, plan, tally, stop, |tally| progress.at(tally.events)).await
 }
 
-/// Counts by a dry run what would be sent, and asks.
-async fn confirmed(session: &mut Session, registry: &Registry, plan: &Plan) -> Result<bool, replay::Error> {
+/// Counts by a dry run what would be sent, and asks. `Err` inside is the exit code of a no.
+async fn confirmed(
+    session: &mut Session,
+    registry: &Registry,
+    plan: &Plan,
+    form: Form,
+) -> Result<Result<(), u8>, replay::Error> {
     let mut tally = Tally::default();
     let dry = Plan { dry_run: true, ..plan.clone() };
     work(session, registry, &dry, &mut tally, &CancellationToken::new()).await?;
     let (jobs, events) = (tally.stored(), tally.events);
     if jobs == 0 {
-        return Ok(true);
+        return Ok(Ok(()));
     }
-    let _ = write!(std::io::stderr(), "This makes {jobs} jobs anew for {events} events. Go on? [y/N] ");
-    let (answered, answer) = tokio::sync::oneshot::channel();
-    // A thread of its own: one that waits for a person can't be waited for at the end.
-    std::thread::spawn(move || {
-        let mut line = String::new();
-        let read = std::io::stdin().read_line(&mut line);
-        let _ = answered.send(read.is_ok() && matches!(line.trim().to_ascii_lowercase().as_str(), "y" | "yes"));
-    });
-    Ok(answer.await.unwrap_or(false))
+    let question = format!("This makes {jobs} jobs anew for {events} events. Go on?");
+    Ok(form.confirm(false, &question, "--again sends emails anew").await)
 }

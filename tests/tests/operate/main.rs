@@ -5,3 +5,4 @@ mod support;
 mod change;
 mod failures;
 mod pauses;
+mod commands;

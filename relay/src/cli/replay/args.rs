@@ -4,11 +4,11 @@ use std::collections::BTreeSet;
 
 use clap::Args as ClapArgs;
 use shared::database_url::DatabaseUrl;
-use shared::settings::{Faults, parse_duration};
+use shared::settings::Faults;
 use time::OffsetDateTime;
-use time::format_description::well_known::Rfc3339;
 use uuid::Uuid;
 
+use crate::cli::when;
 use crate::config::{ApplicationDatabaseArgs, JobsDatabaseArgs};
 use crate::handlers::Registry;
 use crate::outbox::page::Filter;
@@ -124,25 +124,16 @@ fn plan(
         }
         _ => {}
     }
-    let event_ids: BTreeSet<Uuid> = args.event_id.iter().filter_map(|text| event_id(text, faults)).collect();
+    let event_ids = when::ids("--event-id", &args.event_id, faults);
+    let event_ids: BTreeSet<Uuid> = event_ids.into_iter().flatten().collect();
     let events = match (args.failed, event_ids.is_empty()) {
         (true, true) => Events::Failed(None),
         (true, false) => Events::Failed(Some(event_ids)),
         (false, false) => Events::Named(event_ids),
         (false, true) => Events::All,
     };
-    if let Some(aggregate) = args.aggregate.as_deref()
-        && !aggregate.split_once('/').is_some_and(|(of, id)| !of.is_empty() && !id.is_empty())
-    {
-        faults.push("--aggregate", format!("{aggregate:?} is no type and id"), "Give both, such as user/42");
-    }
-    let from = args.from.and_then(|text| moment("--from", &text, now, faults));
-    let mut to = args.to.and_then(|text| moment("--to", &text, now, faults));
-    if let (Some(from), Some(to)) = (from, to)
-        && from >= to
-    {
-        faults.push("--to", "is not after --from", "Give a later time");
-    }
+    when::aggregate(args.aggregate.as_deref(), faults);
+    let (from, mut to) = when::range(args.from, args.to, now, faults);
     if how.again && events == Events::All && to.is_none() {
         // What happens while this runs is sent for the first time, by dispatch, and not meant.
         to = Some(now);
@@ -164,24 +155,6 @@ fn plan(
         again: how.again,
         dry_run: how.dry_run,
     }
-}
-
-fn event_id(text: &str, faults: &mut Faults) -> Option<Uuid> {
-    let parsed = text.trim().parse();
-    parsed
-        .map_err(|_| faults.push("--event-id", format!("{text:?} is no UUID"), "Copy it from a log line or the outbox"))
-        .ok()
-}
-
-/// A time, or a span before now.
-fn moment(name: &str, text: &str, now: OffsetDateTime, faults: &mut Faults) -> Option<OffsetDateTime> {
-    let ago = || now.checked_sub(parse_duration(text.trim())?.try_into().ok()?);
-    let moment = OffsetDateTime::parse(text.trim(), &Rfc3339).ok().or_else(ago);
-    if moment.is_none() {
-        let remedy = "Give it as 2026-01-31T09:00:00Z, or as a span before now such as 90m, 24h or 7d";
-        faults.push(name, format!("{text:?} is neither a time nor a span"), remedy);
-    }
-    moment
 }
 
 #[cfg(test)]

@@ -7,7 +7,7 @@ use crate::text::table;
 const SHOWN: usize = 10;
 
 /// The tally as text.
-pub(super) fn of(tally: &Tally, dry_run: bool) -> String {
+pub(in crate::cli) fn of(tally: &Tally, dry_run: bool) -> String {
     let sections = [handlers(tally, dry_run), jobs(tally, dry_run), failures(tally), missing(tally), unhandled(tally)];
     let mut text: String = sections.into_iter().collect();
     let verb = if dry_run { "would be stored" } else { "stored" };
