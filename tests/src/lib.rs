@@ -16,6 +16,8 @@ pub mod services;
 pub mod dispatcher;
 pub mod mailbox;
 pub mod smtp_sink;
+pub mod fast_sink;
 pub mod certificate;
 pub mod skip;
+pub mod clock;
 pub mod wait;

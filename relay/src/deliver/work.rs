@@ -1,13 +1,24 @@
-//! Tries under way: each in a task of its own, so that a panic is that job's failure and nobody else's.
+//! Tries under way.
+//!
+//! Each is in a task of its own, so that a panic is that job's failure and nobody else's. A task costs more than a try that
+//! ends at once, so tries of a kind that is known to be quick are made in place: begun by the engine itself, and given a
+//! task only if they come to wait for something. A kind is quick as long as its tries are.
 
 use std::any::Any;
 use std::collections::HashMap;
+use std::panic::AssertUnwindSafe;
+use std::pin::Pin;
 use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant};
 
+use futures_util::FutureExt as _;
 use tokio::task::{Id, JoinError, JoinSet};
 
 use super::{ClaimedJob, Failure, Kind, Lease, Outcome};
+
+/// A try that takes no longer than this may be made in place.
+const QUICK: Duration = Duration::from_micros(20);
 
 /// A try under way.
 struct Flight {
@@ -31,21 +42,43 @@ pub(super) struct Ended {
     pub(super) marked: bool,
 }
 
+/// What a try says when it is over, and how long it ran.
+type Try = Pin<Box<dyn Future<Output = (Outcome, Duration)> + Send>>;
+
 /// All tries under way, and those that ended and were not looked at yet.
 #[derive(Default)]
 pub(super) struct Work {
-    tasks: JoinSet<Outcome>,
+    tasks: JoinSet<(Outcome, Duration)>,
     flights: HashMap<Id, Flight>,
     ended: Vec<Ended>,
+    /// By line: whether its last try was quick.
+    quick: Vec<bool>,
 }
 
 impl Work {
-    /// Begins a try.
-    pub(super) fn begin(&mut self, line: usize, kind: &Arc<dyn Kind>, job: ClaimedJob, lease: Lease) {
+    /// Begins a try. Returns its end, if it ended at once.
+    pub(super) fn begin(&mut self, line: usize, kind: &Arc<dyn Kind>, job: ClaimedJob, lease: Lease) -> Option<Ended> {
+        let began = Instant::now();
         let job = Arc::new(job);
         let (kind, task_job, task_lease) = (kind.clone(), job.clone(), lease.clone());
-        let task = self.tasks.spawn(async move { kind.perform(&task_job, &task_lease).await });
-        self.flights.insert(task.id(), Flight { line, job, lease, began: Instant::now() });
+        let mut attempt: Try = Box::pin(async move {
+            let began = Instant::now();
+            let outcome = kind.perform(&task_job, &task_lease).await;
+            (outcome, began.elapsed())
+        });
+        if self.quick.get(line).copied().unwrap_or_default() {
+            let polled = in_place(&mut attempt);
+            let duration = began.elapsed();
+            self.quick[line] = duration <= QUICK && polled.is_ready();
+            if let Poll::Ready(result) = polled {
+                let (outcome, duration) =
+                    result.unwrap_or_else(|panic| (panicked(panic.as_ref(), lease.has_begun()), duration));
+                return Some(Ended { line, job, outcome, duration, marked: lease.is_marked() });
+            }
+        }
+        let task = self.tasks.spawn(attempt);
+        self.flights.insert(task.id(), Flight { line, job, lease, began });
+        None
     }
 
     /// The tries that ended since the last call.
@@ -83,28 +116,42 @@ impl Work {
         flying.chain(self.ended.iter().map(|ended| &ended.job)).map(|job| (job.job_id, job.claim))
     }
 
-    fn note(&mut self, result: Result<(Id, Outcome), JoinError>) {
+    fn note(&mut self, result: Result<(Id, (Outcome, Duration)), JoinError>) {
         let id = match &result {
             Ok((id, _)) => *id,
             Err(error) => error.id(),
         };
         // Every task was entered when it was begun.
         let Some(Flight { line, job, lease, began }) = self.flights.remove(&id) else { return };
-        let outcome = match result {
-            Ok((_, outcome)) => outcome,
-            Err(error) => interrupted(error, lease.has_begun()),
+        let (outcome, duration) = match result {
+            Ok((_, ended)) => ended,
+            Err(error) => (interrupted(error, lease.has_begun()), began.elapsed()),
         };
-        self.ended.push(Ended { line, job, outcome, duration: began.elapsed(), marked: lease.is_marked() });
+        if self.quick.len() <= line {
+            self.quick.resize(line + 1, false);
+        }
+        self.quick[line] = duration <= QUICK;
+        self.ended.push(Ended { line, job, outcome, duration, marked: lease.is_marked() });
     }
+}
+
+/// Runs a try as far as it comes without waiting. Nobody is told when it could go on: its task asks at once.
+fn in_place(attempt: &mut Try) -> Poll<Result<(Outcome, Duration), Box<dyn Any + Send>>> {
+    let mut context = Context::from_waker(Waker::noop());
+    AssertUnwindSafe(attempt).catch_unwind().poll_unpin(&mut context)
 }
 
 /// What a try came to that panicked or was cut off.
 fn interrupted(error: JoinError, begun: bool) -> Outcome {
-    let text = match error.try_into_panic() {
-        Ok(panic) => format!("panicked: {}", message(panic.as_ref())),
-        Err(_) if !begun => return Outcome::LeaseLost,
-        Err(_) => "cut off by the end of the process before the answer came".to_owned(),
-    };
+    match error.try_into_panic() {
+        Ok(panic) => panicked(panic.as_ref(), begun),
+        Err(_) if !begun => Outcome::LeaseLost,
+        Err(_) => Outcome::Failed(Failure::in_doubt("cut off by the end of the process before the answer came")),
+    }
+}
+
+fn panicked(panic: &(dyn Any + Send), begun: bool) -> Outcome {
+    let text = format!("panicked: {}", message(panic));
     let failure = if begun { Failure::in_doubt(text) } else { Failure::transient(text) };
     Outcome::Failed(Failure { reached: begun, ..failure })
 }
@@ -150,7 +197,10 @@ mod tests {
         process.extend(Boot::now());
         let kind: Arc<dyn Kind> = Arc::new(Planted);
         let mut work = Work::default();
-        work.begin(0, &kind, ClaimedJob::for_tests(args), Lease::new(process));
+        assert!(
+            work.begin(0, &kind, ClaimedJob::for_tests(args), Lease::new(process)).is_none(),
+            "not known to be quick"
+        );
         if args.contains("hang") {
             tokio::task::yield_now().await;
             work.cut_off();
@@ -160,6 +210,27 @@ mod tests {
         let ended = work.take_ended().remove(0);
         assert_eq!(work.len(), 0);
         ended.outcome
+    }
+
+    /// The same of a kind that was quick so far.
+    async fn outcome_in_place(args: &str) -> Option<Outcome> {
+        let process = ProcessLease::new(Duration::from_secs(60));
+        process.extend(Boot::now());
+        let kind: Arc<dyn Kind> = Arc::new(Planted);
+        let mut work = Work { quick: vec![true], ..Work::default() };
+        let ended = work.begin(0, &kind, ClaimedJob::for_tests(args), Lease::new(process));
+        assert_eq!(work.len(), usize::from(ended.is_none()), "what waits is under way in a task");
+        ended.map(|ended| ended.outcome)
+    }
+
+    #[tokio::test]
+    async fn quick_tries_end_in_place_and_those_that_wait_get_a_task() {
+        assert_eq!(outcome_in_place("").await, Some(Outcome::Succeeded));
+        assert_eq!(outcome_in_place("hang").await, None);
+        for (args, meaning) in [("panic", Meaning::Transient { after: None }), ("begin panic", Meaning::InDoubt)] {
+            let Some(Outcome::Failed(failure)) = outcome_in_place(args).await else { panic!("{args}") };
+            assert_eq!(failure.meaning, meaning);
+        }
     }
 
     #[tokio::test]

@@ -5,11 +5,12 @@
 
 use time::OffsetDateTime;
 use tokio_postgres::Row;
+use tokio_postgres::types::ToSql;
 use uuid::Uuid;
 
 use super::low_water::Mark;
-use super::pg_time::PgTime;
 use super::session::{Session, in_time};
+use super::settle::Fences;
 use crate::postgres::Error;
 use crate::retry::RetryPolicy;
 
@@ -73,11 +74,13 @@ impl ClaimedJob {
 }
 
 macro_rules! claim_from {
-    ($ready:literal) => {
+    ($before:literal, $ready:literal, $after:literal) => {
         concat!(
             "
-WITH picked AS MATERIALIZED (
-    SELECT job_id
+WITH ",
+            $before,
+            "picked AS MATERIALIZED (
+    SELECT ctid
     FROM aftercommit.jobs
     WHERE kind = $2 AND state IN ('available', 'retrying') AND ",
             $ready,
@@ -90,23 +93,44 @@ WITH picked AS MATERIALIZED (
     UPDATE aftercommit.processes SET counter = counter + 1
     WHERE process_id = $1 AND EXISTS (SELECT FROM picked)
     RETURNING process_id
+), claimed AS (
+    UPDATE aftercommit.jobs
+    SET state = 'running', claim = claim + 1, claimed_by = $1, attempt = attempt + 1, in_doubt = false
+    WHERE ctid = ANY (ARRAY(SELECT ctid FROM picked)) AND EXISTS (SELECT FROM me)
+    RETURNING job_id, run_at, event_id, handler, kind, args::text, metadata::text,
+              extract(epoch FROM occurred_at)::float8 AS occurred_at, claim, attempt, max_attempts,
+              retry_initial, retry_multiplier, retry_max_interval, retry_jitter, retry_interval, crash_count,
+              coalesce(expires_at <= now(), false) AS expired
 )
-UPDATE aftercommit.jobs
-SET state = 'running', claim = claim + 1, claimed_by = $1, attempt = attempt + 1, in_doubt = false
-WHERE job_id = ANY (ARRAY(SELECT job_id FROM picked)) AND EXISTS (SELECT FROM me)
-RETURNING job_id, event_id, handler, kind, args::text, metadata::text,
-          extract(epoch FROM occurred_at)::float8 AS occurred_at, claim, claimed_by, attempt, max_attempts,
-          retry_initial, retry_multiplier, retry_max_interval, retry_jitter, retry_interval, crash_count,
-          coalesce(expires_at <= now(), false) AS expired, run_at"
+",
+            $after
         )
     };
 }
 
-/// Claims ready jobs of a kind behind a mark: $1 process, $2 kind, $3 and $4 mark, $5 how many.
-pub const CLAIM: &str = claim_from!("crash_count < 2");
+/// Settles what was done and claims ready jobs of a kind behind a mark, in one statement, so that a busy process pays one
+/// round trip and one commit for a batch: $1 process, $2 kind, $3 and $4 mark, $5 how many; done are $6 jobs, $7 claims,
+/// $8 processes, as in [`settle::SUCCEEDED`](super::settle::SUCCEEDED). The first row says how many were settled.
+///
+/// The rows are updated by place: they were locked by this very statement, so that is where they are, and it saves a
+/// lookup in the primary key for each.
+pub const CLAIM: &str = claim_from!(
+    "settled AS (
+    UPDATE aftercommit.jobs AS job
+    SET state = 'succeeded', claimed_by = NULL, in_doubt = false, finished_at = now()
+    FROM unnest($6::uuid[], $7::bigint[], $8::uuid[]) AS done (job_id, claim, claimed_by)
+    WHERE job.job_id = done.job_id AND job.claim = done.claim AND job.claimed_by = done.claimed_by
+    RETURNING 1
+), ",
+    "crash_count < 2",
+    "SELECT (SELECT count(*) FROM settled) AS settled, claimed.*
+FROM (VALUES (true)) AS always (a_row)
+LEFT JOIN claimed ON true"
+);
 
-/// The same for suspects: jobs that were held by two processes when they died.
-pub const CLAIM_SUSPECT: &str = claim_from!("crash_count >= 2");
+/// Claims suspects: jobs that were held by two processes when they died. The parameters are those of a claim.
+pub const CLAIM_SUSPECT: &str =
+    claim_from!("", "crash_count >= 2", "SELECT 0::bigint AS settled, claimed.* FROM claimed");
 
 /// When the next job of a kind becomes ready, when the next suspect does, in seconds from now, and whether the
 /// process's row is still there: $1 process, $2 kind.
@@ -144,54 +168,80 @@ pub enum Pick {
     Suspects,
 }
 
-/// Claims up to `limit` jobs, in the order in which they became ready.
+/// A claim to be made.
+#[derive(Clone, Copy, Debug)]
+pub struct Wanted<'a> {
+    /// Of which kind.
+    pub kind: &'a str,
+    /// Which of its jobs.
+    pub pick: Pick,
+    /// Where in the ready index.
+    pub behind: Mark,
+    /// The most of them.
+    pub limit: usize,
+}
+
+/// Settles what was done, unless the claim is one of suspects, and claims jobs. Returns how many were settled, and the
+/// jobs in the order in which they became ready.
 ///
 /// # Errors
-/// When the database does not answer; then the claim may have happened or not (`process::held` tells).
+/// When the database does not answer; then both may have happened or not: settle again, and `process::held` tells what
+/// was claimed.
 pub async fn claim(
     session: &Session,
     process: Uuid,
-    kind: &str,
-    pick: Pick,
-    behind: Mark,
-    limit: usize,
-) -> Result<Vec<ClaimedJob>, Error> {
-    let statement = match pick {
-        Pick::Ready => &session.claim,
-        Pick::Suspects => &session.claim_suspect,
-    };
+    done: &Fences,
+    Wanted { kind, pick, behind, limit }: Wanted<'_>,
+) -> Result<(usize, Vec<ClaimedJob>), Error> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let rows = in_time(session.client.query(statement, &[&process, &kind, &behind.0, &behind.1, &limit])).await?;
-    let mut jobs = rows.iter().map(claimed_job).collect::<Result<Vec<_>, _>>()?;
+    let rows = match pick {
+        Pick::Ready => {
+            let Fences { jobs, claims, processes } = done;
+            let parameters: [&(dyn ToSql + Sync); 8] =
+                [&process, &kind, &behind.0, &behind.1, &limit, jobs, claims, processes];
+            in_time(session.client.query(&session.claim, &parameters)).await?
+        }
+        Pick::Suspects => {
+            let parameters: [&(dyn ToSql + Sync); 5] = [&process, &kind, &behind.0, &behind.1, &limit];
+            in_time(session.client.query(&session.claim_suspect, &parameters)).await?
+        }
+    };
+    let settled: i64 = rows.first().map_or(Ok(0), |row| row.try_get(0))?;
+    let mut jobs = Vec::with_capacity(rows.len());
+    for row in &rows {
+        // The one row of a claim that found nothing has no job.
+        if let Some(job_id) = row.try_get(1)? {
+            jobs.push(claimed_job(row, job_id, process)?);
+        }
+    }
     jobs.sort_unstable_by_key(|job| job.place);
-    Ok(jobs)
+    Ok((usize::try_from(settled).unwrap_or_default(), jobs))
 }
 
-fn claimed_job(row: &Row) -> Result<ClaimedJob, tokio_postgres::Error> {
-    let job_id = row.try_get("job_id")?;
-    let run_at: PgTime = row.try_get("run_at")?;
+/// By number, in the order of the statement: to look each column up by name would cost more than to read it.
+fn claimed_job(row: &Row, job_id: Uuid, claimed_by: Uuid) -> Result<ClaimedJob, tokio_postgres::Error> {
     Ok(ClaimedJob {
         job_id,
-        event_id: row.try_get("event_id")?,
-        handler: row.try_get("handler")?,
-        kind: row.try_get("kind")?,
-        args: row.try_get("args")?,
-        metadata: row.try_get("metadata")?,
-        occurred_at: row.try_get::<_, Option<f64>>("occurred_at")?.and_then(whole_second),
-        claim: row.try_get("claim")?,
-        claimed_by: row.try_get("claimed_by")?,
-        attempt: row.try_get("attempt")?,
+        place: (row.try_get(2)?, job_id),
+        event_id: row.try_get(3)?,
+        handler: row.try_get(4)?,
+        kind: row.try_get(5)?,
+        args: row.try_get(6)?,
+        metadata: row.try_get(7)?,
+        occurred_at: row.try_get::<_, Option<f64>>(8)?.and_then(whole_second),
+        claim: row.try_get(9)?,
+        claimed_by,
+        attempt: row.try_get(10)?,
         retry: RetryPolicy {
-            max_attempts: row.try_get("max_attempts")?,
-            initial: row.try_get("retry_initial")?,
-            multiplier: row.try_get("retry_multiplier")?,
-            max_interval: row.try_get("retry_max_interval")?,
-            jitter: row.try_get("retry_jitter")?,
+            max_attempts: row.try_get(11)?,
+            initial: row.try_get(12)?,
+            multiplier: row.try_get(13)?,
+            max_interval: row.try_get(14)?,
+            jitter: row.try_get(15)?,
         },
-        retry_interval: row.try_get("retry_interval")?,
-        crash_count: row.try_get("crash_count")?,
-        expired: row.try_get("expired")?,
-        place: (run_at, job_id),
+        retry_interval: row.try_get(16)?,
+        crash_count: row.try_get(17)?,
+        expired: row.try_get(18)?,
     })
 }
 

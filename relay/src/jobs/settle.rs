@@ -128,57 +128,120 @@ impl Settlement {
     }
 }
 
-/// Writes settlements; each of the three groups is a transaction of its own. Returns the jobs whose claim had been
-/// taken away before: somebody else has them now, or had.
+/// The fences of settlements, as columns.
+#[derive(Debug, Default)]
+pub struct Fences {
+    pub(super) jobs: Vec<Uuid>,
+    pub(super) claims: Vec<i64>,
+    pub(super) processes: Vec<Uuid>,
+}
+
+impl Fences {
+    fn of(settlements: &[&Settlement]) -> Self {
+        let mut fences = Self::default();
+        for settlement in settlements {
+            fences.jobs.push(settlement.job_id);
+            fences.claims.push(settlement.claim);
+            fences.processes.push(settlement.claimed_by);
+        }
+        fences
+    }
+
+    /// How many.
+    pub fn len(&self) -> usize {
+        self.jobs.len()
+    }
+
+    /// Whether there is none.
+    pub fn is_empty(&self) -> bool {
+        self.jobs.is_empty()
+    }
+
+    fn claims(&self) -> impl Iterator<Item = (Uuid, i64)> {
+        self.jobs.iter().copied().zip(self.claims.iter().copied())
+    }
+}
+
+/// Settlements by the statement that writes them.
+pub struct Groups<'a> {
+    /// What was done. A claim writes it as well.
+    pub done: Fences,
+    failed: Vec<&'a Settlement>,
+    untried: Vec<&'a Settlement>,
+}
+
+impl<'a> Groups<'a> {
+    /// Sorts them.
+    pub fn of(settlements: &'a [Settlement]) -> Self {
+        let (mut done, mut failed, mut untried) = (vec![], vec![], vec![]);
+        for settlement in settlements {
+            match settlement.decision {
+                Decision::Succeeded => done.push(settlement),
+                Decision::Retry { .. } | Decision::Dead(_) => failed.push(settlement),
+                Decision::Expired | Decision::CalledOff(_) | Decision::HandBack { .. } => untried.push(settlement),
+            }
+        }
+        Self { done: Fences::of(&done), failed, untried }
+    }
+}
+
+/// Settlements that did not match their rows: their claims were taken away, or they had been written before.
+#[derive(Debug, Default)]
+pub struct Missed(Vec<(Uuid, i64)>);
+
+impl Missed {
+    /// So many of a group were written; if not all, any may have missed.
+    pub fn unless_all(&mut self, written: usize, group: &Fences) {
+        if written != group.len() {
+            self.0.extend(group.claims());
+        }
+    }
+}
+
+/// Writes what was done.
 ///
 /// # Errors
-/// When the database does not answer; then write all of them again.
-pub async fn settle(session: &Session, settlements: &[Settlement]) -> Result<Vec<Uuid>, Error> {
-    let (mut succeeded, mut failed, mut untried) = (vec![], vec![], vec![]);
-    for settlement in settlements {
-        match settlement.decision {
-            Decision::Succeeded => succeeded.push(settlement),
-            Decision::Retry { .. } | Decision::Dead(_) => failed.push(settlement),
-            Decision::Expired | Decision::CalledOff(_) | Decision::HandBack { .. } => untried.push(settlement),
-        }
-    }
-    let mut missed = vec![];
-    let mut wrote = |group: &[&Settlement], count: i64| {
-        if usize::try_from(count) != Ok(group.len()) {
-            missed.extend(group.iter().map(|s| s.claim()));
-        }
-    };
-    if !succeeded.is_empty() {
-        wrote(&succeeded, write_succeeded(session, &succeeded).await?);
-    }
-    if !failed.is_empty() {
-        wrote(&failed, write_failed(session, &failed).await?);
-    }
-    if !untried.is_empty() {
-        wrote(&untried, write_untried(session, &untried).await?);
-    }
-    if missed.is_empty() { Ok(vec![]) } else { find_fenced(session, &missed).await }
+/// When the database does not answer; then write it again.
+pub async fn settle_done(session: &Session, done: &Fences) -> Result<Missed, Error> {
+    let Fences { jobs, claims, processes } = done;
+    let written = in_time(session.client.execute(&session.settle_succeeded, &[jobs, claims, processes])).await?;
+    let mut missed = Missed::default();
+    missed.unless_all(usize::try_from(written).unwrap_or(usize::MAX), done);
+    Ok(missed)
 }
 
-/// The fence of each settlement, as columns.
-fn fence(settlements: &[&Settlement]) -> (Vec<Uuid>, Vec<i64>, Vec<Uuid>) {
-    let mut columns = (vec![], vec![], vec![]);
-    for settlement in settlements {
-        columns.0.push(settlement.job_id);
-        columns.1.push(settlement.claim);
-        columns.2.push(settlement.claimed_by);
+/// Writes everything else; each of the two groups is a transaction of its own.
+///
+/// # Errors
+/// When the database does not answer; then write all of it again.
+pub async fn settle_others(session: &Session, groups: &Groups<'_>) -> Result<Missed, Error> {
+    let mut missed = Missed::default();
+    if !groups.failed.is_empty() {
+        let written = write_failed(session, &groups.failed).await?;
+        missed.unless_all(usize::try_from(written).unwrap_or(usize::MAX), &Fences::of(&groups.failed));
     }
-    columns
+    if !groups.untried.is_empty() {
+        let written = write_untried(session, &groups.untried).await?;
+        missed.unless_all(usize::try_from(written).unwrap_or(usize::MAX), &Fences::of(&groups.untried));
+    }
+    Ok(missed)
 }
 
-async fn write_succeeded(session: &Session, settlements: &[&Settlement]) -> Result<i64, Error> {
-    let (jobs, claims, processes) = fence(settlements);
-    let written = in_time(session.client.execute(&session.settle_succeeded, &[&jobs, &claims, &processes])).await?;
-    Ok(i64::try_from(written).unwrap_or(i64::MAX))
+/// The jobs among these whose claim had been taken away before: somebody else has them now, or had.
+///
+/// # Errors
+/// When the database does not answer.
+pub async fn fenced(session: &Session, missed: &[Missed]) -> Result<Vec<Uuid>, Error> {
+    let (jobs, claims): (Vec<_>, Vec<_>) = missed.iter().flat_map(|missed| &missed.0).copied().unzip();
+    if jobs.is_empty() {
+        return Ok(vec![]);
+    }
+    let rows = in_time(session.client.query(&session.find_fenced, &[&jobs, &claims])).await?;
+    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }
 
 async fn write_failed(session: &Session, settlements: &[&Settlement]) -> Result<i64, Error> {
-    let (jobs, claims, processes) = fence(settlements);
+    let Fences { jobs, claims, processes } = Fences::of(settlements);
     let column = |of: &dyn Fn(&Settlement) -> Option<f64>| settlements.iter().map(|s| of(s)).collect::<Vec<_>>();
     let states: Vec<_> = settlements.iter().map(|s| s.decision.state(s.has_failed_before).as_str()).collect();
     let delays = column(&|s| match &s.decision {
@@ -209,7 +272,7 @@ async fn write_failed(session: &Session, settlements: &[&Settlement]) -> Result<
 }
 
 async fn write_untried(session: &Session, settlements: &[&Settlement]) -> Result<i64, Error> {
-    let (jobs, claims, processes) = fence(settlements);
+    let Fences { jobs, claims, processes } = Fences::of(settlements);
     let ends_as: Vec<_> = settlements
         .iter()
         .map(|s| Some(s.decision.state(s.has_failed_before)).filter(|state| state.is_final()).map(JobState::as_str))
@@ -227,10 +290,4 @@ async fn write_untried(session: &Session, settlements: &[&Settlement]) -> Result
         in_time(session.client.query_one(&session.settle_untried, &[&jobs, &claims, &processes, &ends_as, &reasons]))
             .await?;
     Ok(row.try_get(0)?)
-}
-
-async fn find_fenced(session: &Session, missed: &[(Uuid, i64)]) -> Result<Vec<Uuid>, Error> {
-    let (jobs, claims): (Vec<_>, Vec<_>) = missed.iter().copied().unzip();
-    let rows = in_time(session.client.query(&session.find_fenced, &[&jobs, &claims])).await?;
-    rows.iter().map(|row| Ok(row.try_get(0)?)).collect()
 }

@@ -16,6 +16,7 @@ pub struct Builder {
     home: Option<PathBuf>,
     port: Option<u16>,
     in_memory: bool,
+    environment: Vec<(String, String)>,
 }
 
 impl Builder {
@@ -48,9 +49,16 @@ impl Builder {
         self
     }
 
+    /// Sets a variable of the server's environment.
+    #[must_use]
+    pub fn environment(mut self, name: &str, value: &str) -> Self {
+        self.environment.push((name.to_owned(), value.to_owned()));
+        self
+    }
+
     /// Sets the cluster up, unless its directory holds one already, and starts it.
     pub async fn start(self) -> Result<Cluster> {
-        let site = match &self.home {
+        let mut site = match &self.home {
             Some(directory) => Site::persistent(directory).await?,
             None if self.in_memory => Site::in_memory().await?,
             None => Site::temporary().await?,
@@ -61,6 +69,7 @@ impl Builder {
         }
         let password =
             fs::read_to_string(&password_file).with_context(|| format!("cannot read {}", password_file.display()))?;
+        site.set_environment(self.environment);
         Cluster::open(site, &password, &self.settings, self.port).await
     }
 }

@@ -28,6 +28,8 @@ pub struct Site {
     binaries: Binaries,
     base: PathBuf,
     broom: Option<Broom>,
+    /// What the server is told beside what everybody is.
+    environment: Vec<(String, String)>,
 }
 
 impl Site {
@@ -47,7 +49,7 @@ impl Site {
         let binaries = find(&account, None).await?;
         let base = temporary_directory(preferred, &account)?;
         let broom = Some(Broom::over(base.clone(), |shell| account.apply(shell))?);
-        Ok(Self { account, binaries, base, broom })
+        Ok(Self { account, binaries, base, broom, environment: Vec::new() })
     }
 
     /// A directory that stays. Its data, if there are any, decide which version is needed.
@@ -61,7 +63,11 @@ impl Site {
         }
         let wanted = fs::read_to_string(base.join("data/PG_VERSION")).ok().and_then(|text| text.trim().parse().ok());
         let binaries = find(&account, wanted).await?;
-        Ok(Self { account, binaries, base, broom: None })
+        Ok(Self { account, binaries, base, broom: None, environment: Vec::new() })
+    }
+
+    pub(super) fn set_environment(&mut self, environment: Vec<(String, String)>) {
+        self.environment = environment;
     }
 
     /// The programs in use.
@@ -135,6 +141,7 @@ impl Site {
         let mut command = self.command("postgres", ending)?;
         let log = fs::OpenOptions::new().create(true).append(true).open(self.log_file())?;
         command.arg("-D").arg(self.data_dir()).args(["-p", &port.to_string()]);
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         command.args(["-c", "listen_addresses=127.0.0.1", "-c", "unix_socket_directories="]).stderr(log);
         leash::spawn(command, ending)
     }

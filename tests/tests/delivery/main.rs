@@ -6,6 +6,7 @@
 mod support;
 mod attempts;
 mod away;
+mod clocks;
 mod crashes;
 mod encryption;
 mod leases;
@@ -13,3 +14,4 @@ mod plans;
 mod recipients;
 mod replies;
 mod rows_by_hand;
+mod volume;

@@ -4,3 +4,4 @@
 mod support;
 mod doubt;
 mod breaker;
+mod transitions;
