@@ -32,7 +32,8 @@ pub enum Error {
 impl Error {
     /// Whether the state of a database refuses the work, rather than something having failed.
     pub fn is_refusal(&self) -> bool {
-        matches!(self, Self::Schema(_) | Self::NoOutbox | Self::Application(outbox::Error::Standby))
+        matches!(self, Self::Schema(_) | Self::NoOutbox)
+            || matches!(self, Self::Application(outbox::Error::Standby | outbox::Error::Subscribed))
             || matches!(self, Self::Jobs(postgres::Error::TransactionPooler))
     }
 }

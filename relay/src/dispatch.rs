@@ -8,7 +8,9 @@ pub mod cursor;
 pub mod checkpoint;
 pub mod registrations;
 pub mod rebase;
+pub mod ghosts;
 pub mod history;
+pub mod misled;
 pub mod lanes;
 pub mod lane;
 pub mod read;
@@ -33,6 +35,7 @@ use crate::wake::Bell;
 use crate::{outbox, retry, schema};
 use commit::Statements;
 use lane::Lane;
+use misled::Misled;
 use read::{Batch, Found, Reader};
 use registrations::Registrations;
 
@@ -79,6 +82,9 @@ pub enum Error {
     /// The jobs database's schema and this build do not fit.
     #[error("jobs database: {0}")]
     Schema(Standing),
+    /// Another server than the one that was followed last.
+    #[error("application database: {0}")]
+    Misled(Misled),
     /// The hand-over.
     #[error(transparent)]
     Commit(#[from] commit::Error),
@@ -93,6 +99,7 @@ impl Error {
             Self::Schema(_) => About::Schema,
             Self::Jobs(_) | Self::Commit(commit::Error::Postgres(_)) => About::JobsDatabase,
             Self::Commit(commit::Error::Fenced) => About::Relay,
+            Self::Misled(_) => About::History,
         }
     }
 }
@@ -159,6 +166,10 @@ async fn session(
         look |= worker.balance_if_due().await?;
         if look && !context.pauses.dispatch() {
             worker.found = worker.drain(context, stop).await?;
+            if let Some(misled) = worker.lanes.values().find_map(Lane::misled) {
+                // Its lanes go to relays that reach the right one.
+                return Err(Error::Misled(misled));
+            }
         }
         report(context, part, &worker.lanes);
         record::lanes(number, worker.lanes());
@@ -210,11 +221,11 @@ impl Worker {
         let application = postgres::application(&context.application, &context.name).await;
         let application = application.map_err(|error| Error::Application(error.into()))?;
         let jobs = postgres::jobs(&context.jobs, &context.name).await.map_err(Error::Jobs)?;
-        outbox::refuse_subscriber(&application).await?;
         match within(PATIENCE, schema::standing(&jobs)).await.map_err(Error::Jobs)? {
             Standing::Fits => {}
             other => return Err(Error::Schema(other)),
         }
+        misled::check(&application, &jobs).await?;
         let statements = within(PATIENCE, Statements::prepare(&jobs)).await.map_err(Error::Jobs)?;
         let registering = registrations::register(&jobs, context.registry.names());
         let registrations = within(PATIENCE, registering).await.map_err(Error::Jobs)?;
@@ -245,15 +256,16 @@ impl Worker {
         self.lanes.len()
     }
 
-    /// Shares the lanes anew. Returns whether there is a lane that was not held before.
+    /// Shares the lanes anew. Returns whether there is a lane that was not held before, or that another relay has moved:
+    /// putting cursors right moves every lane, whoever holds it, and a person can.
     ///
     /// # Errors
     /// When the jobs database is away.
     pub async fn balance(&mut self) -> Result<bool, Error> {
         let held = within(PATIENCE, lanes::balance(&self.jobs)).await.map_err(Error::Jobs)?;
         self.balance_at = Instant::now() + BALANCE;
-        self.lanes.retain(|lane, _| held.contains(lane));
-        let gained: Vec<i16> = held.into_iter().filter(|lane| !self.lanes.contains_key(lane)).collect();
+        self.lanes.retain(|lane, state| held.get(lane) == Some(&state.cursor().version));
+        let gained: Vec<i16> = held.into_keys().filter(|lane| !self.lanes.contains_key(lane)).collect();
         if gained.is_empty() {
             return Ok(false);
         }

@@ -92,20 +92,6 @@ pub struct Server {
     pub started: OffsetDateTime,
 }
 
-/// `subscribed`: whether the outbox is filled by logical replication.
-const SUBSCRIBED: &str = "
-    SELECT EXISTS (SELECT FROM pg_subscription_rel WHERE srrelid = 'aftercommit.outbox'::regclass)";
-
-/// Refuses an outbox that logical replication fills. To be asked on each new connection.
-///
-/// # Errors
-/// [`Error::Subscribed`], or whatever PostgreSQL says.
-pub async fn refuse_subscriber(client: &Client) -> Result<(), Error> {
-    let rows = within(PATIENCE, client.query_typed(SUBSCRIBED, &[])).await?;
-    let subscribed = rows.first().map(|row| row.try_get(0)).transpose()?.unwrap_or(false);
-    if subscribed { Err(Error::Subscribed) } else { Ok(()) }
-}
-
 /// An outbox row as read.
 #[derive(Clone, Debug)]
 pub struct OutboxRow {

@@ -161,7 +161,7 @@ pub(crate) async fn ask_application(client: &Client, cursors: Option<&[Cursor]>)
         let answer = look.lanes.iter().find(|answer| answer.lane == backlog.lane)?;
         let trouble = match judge(cursor, look.server.identity, &look.next, answer) {
             Verdict::Same | Verdict::WindowGone | Verdict::Promoted => None,
-            Verdict::Behind { known, found } => Some(Trouble::Behind { known, found }),
+            Verdict::Behind(misled) => Some(Trouble::Misled(misled)),
             Verdict::Moved(how) => Some(Trouble::Moved(how)),
         };
         Some((

@@ -4,8 +4,9 @@ use time::OffsetDateTime;
 use tokio_postgres::{Client, Row, Statement, Transaction};
 use uuid::Uuid;
 
+use super::lanes::LANES;
 use crate::outbox::window::Snapshot;
-use crate::outbox::{Evidence, Identity, Witness};
+use crate::outbox::{Evidence, Identity, Question, Witness};
 
 /// A row of `lane_cursors`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,6 +48,16 @@ impl Cursor {
         self.witness.is_none()
     }
 
+    /// What to ask of the application database for it.
+    pub fn question(&self) -> Question<'_> {
+        Question {
+            lane: self.lane,
+            seen: &self.seen,
+            witness: self.witness,
+            next_witness: self.window.as_ref().map(|window| window.witness),
+        }
+    }
+
     /// The window from here up to `next`, whose row with the greatest transaction id is the evidence.
     #[must_use]
     pub fn open(&self, next: Snapshot, everything: bool, evidence: Evidence, after: (i64, Uuid)) -> Window {
@@ -72,6 +83,14 @@ const LOAD: &str = "
       FROM lane_cursors
      WHERE lane = ANY ($1)
      ORDER BY lane";
+
+/// Reads the cursors of all lanes.
+///
+/// # Errors
+/// Whatever PostgreSQL says.
+pub async fn load_all(client: &Client) -> Result<Vec<Cursor>, tokio_postgres::Error> {
+    load(client, &(0..LANES).collect::<Vec<_>>()).await
+}
 
 /// Reads the cursors of some lanes.
 ///

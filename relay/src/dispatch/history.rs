@@ -8,6 +8,7 @@ use crate::outbox::window::Snapshot;
 use crate::outbox::{Answer, Identity};
 
 use super::cursor::Cursor;
+use super::misled::Misled;
 
 /// What a cursor is worth against the database that answered.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -19,12 +20,7 @@ pub enum Verdict {
     /// The cursor stands, on a new timeline: commits that no witness stands for may have been lost with the old one.
     Promoted,
     /// The server is on a lower timeline than one that was already followed: an old primary that still answers.
-    Behind {
-        /// The timeline already followed.
-        known: i32,
-        /// The timeline that answered.
-        found: i32,
-    },
+    Behind(Misled),
     /// The rows that the cursor points at are gone.
     Moved(Move),
 }
@@ -55,7 +51,7 @@ pub fn judge(cursor: &Cursor, identity: Identity, next: &Snapshot, answer: &Answ
         return Verdict::Moved(Move::System { known: known.system_identifier, found: identity.system_identifier });
     }
     if identity.timeline < known.timeline {
-        return Verdict::Behind { known: known.timeline, found: identity.timeline };
+        return Verdict::Behind(Misled { known: known.timeline, found: identity.timeline });
     }
     if cursor.witness.is_some() {
         if next.xmax() < cursor.seen.xmax() {

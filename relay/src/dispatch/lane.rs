@@ -8,6 +8,7 @@ use tokio_postgres::types::PgLsn;
 
 use super::cursor::Cursor;
 use super::history::Move;
+use super::misled::Misled;
 use crate::outbox::window::Snapshot;
 use crate::outbox::{Question, SLICE_ROWS, Server, Slice};
 
@@ -59,17 +60,9 @@ pub enum Trouble {
     /// The cursor stands, but what was dispatched beyond its witness may be gone: that is to be [looked for](super::rebase).
     #[error("the server was promoted or put back; looking for what was lost")]
     Shaken,
-    /// An old primary answers.
-    #[error(
-        "the server is on timeline {found}, and timeline {known} was already followed: \
-         an old primary, or an old copy. The lane waits for the right server; if this one is, run `relay accept-history`"
-    )]
-    Behind {
-        /// The timeline already followed.
-        known: i32,
-        /// The timeline that answered.
-        found: i32,
-    },
+    /// An old primary answers: the worker gives its lanes up.
+    #[error(transparent)]
+    Misled(#[from] Misled),
 }
 
 impl Lane {
@@ -97,6 +90,14 @@ impl Lane {
         self.trouble
     }
 
+    /// Whether the server that answered is not the one to read from.
+    pub fn misled(&self) -> Option<Misled> {
+        match self.trouble {
+            Some(Trouble::Misled(misled)) => Some(misled),
+            _ => None,
+        }
+    }
+
     /// Its cursor, as the next commit is to find it.
     pub fn cursor(&self) -> &Cursor {
         &self.cursor
@@ -116,11 +117,6 @@ impl Lane {
     }
 
     pub(super) fn question(&self) -> Question<'_> {
-        Question {
-            lane: self.cursor.lane,
-            seen: self.seen(),
-            witness: self.cursor.witness,
-            next_witness: self.cursor.window.as_ref().map(|w| w.witness),
-        }
+        Question { seen: self.seen(), ..self.cursor.question() }
     }
 }

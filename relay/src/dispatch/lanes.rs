@@ -6,7 +6,7 @@
 //! table, and nothing is written while idle. The locks are only for fairness: what keeps two relays from dispatching the
 //! same events is the version that every commit of a cursor names.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 
 use tokio_postgres::Client;
 
@@ -19,15 +19,18 @@ pub const LOCK_CLASS: i32 = 0x6166_7463;
 /// `join`: makes the session a member.
 const JOIN: &str = "SELECT pg_advisory_lock_shared($1, 0)";
 
-/// `locks`: every member and every lane that is held, by backend.
+/// `locks`: every member and every lane that is held, by backend, and each lane's version.
 const LOCKS: &str = "
-    SELECT pid, pid = pg_backend_pid(), objid::bigint
+    SELECT pid, pid = pg_backend_pid(), objid::bigint - 1, NULL::bigint
       FROM pg_locks
      WHERE locktype = 'advisory'
        AND database = (SELECT oid FROM pg_database WHERE datname = current_database())
        AND classid  = $1::bigint::oid
        AND objsubid = 2
-       AND granted";
+       AND granted
+     UNION ALL
+    SELECT NULL, NULL, lane::bigint, version
+      FROM lane_cursors";
 
 /// `take`: tries to lock some lanes.
 const TAKE: &str = "SELECT lane, pg_try_advisory_lock($1, lane + 1) FROM unnest($2::integer[]) AS lane";
@@ -52,24 +55,33 @@ pub async fn join(client: &Client) -> Result<(), tokio_postgres::Error> {
     client.execute(JOIN, &[&LOCK_CLASS]).await.map(drop)
 }
 
+/// The lanes that are held, each with the version of its cursor: one that is not as it was remembered was moved by another.
+pub type Held = BTreeMap<i16, i64>;
+
 /// Gives back what is above this member's share, and takes what is free up to it. Returns the lanes held. To be called
 /// while no commit is under way.
 ///
 /// # Errors
 /// Whatever PostgreSQL says.
-pub async fn balance(client: &Client) -> Result<BTreeSet<i16>, tokio_postgres::Error> {
+pub async fn balance(client: &Client) -> Result<Held, tokio_postgres::Error> {
     let mut members = BTreeSet::new();
     let mut taken = BTreeSet::new();
     let mut held = BTreeSet::new();
+    let mut versions = BTreeMap::new();
     let mut me = 0;
     for row in client.query(LOCKS, &[&i64::from(LOCK_CLASS)]).await? {
-        let (pid, mine, object): (i32, bool, i64) = (row.try_get(0)?, row.try_get(1)?, row.try_get(2)?);
+        let Ok(lane) = i16::try_from(row.try_get::<_, i64>(2)?) else { continue };
+        let Some(pid) = row.try_get::<_, Option<i32>>(0)? else {
+            versions.insert(lane, row.try_get(3)?);
+            continue;
+        };
+        let mine = row.try_get(1)?;
         if mine {
             me = pid;
         }
-        match i16::try_from(object - 1) {
-            Ok(-1) => drop(members.insert(pid)),
-            Ok(lane @ 0..LANES) => {
+        match lane {
+            -1 => drop(members.insert(pid)),
+            0..LANES => {
                 taken.insert(lane);
                 if mine {
                     held.insert(lane);
@@ -102,7 +114,7 @@ pub async fn balance(client: &Client) -> Result<BTreeSet<i16>, tokio_postgres::E
             }
         }
     }
-    Ok(held)
+    Ok(held.into_iter().filter_map(|lane| Some((lane, *versions.get(&lane)?))).collect())
 }
 
 #[cfg(test)]

@@ -202,7 +202,7 @@ async fn read_lane(
     lane.trouble = match verdict(lane, look, answer) {
         Verdict::Same => None,
         Verdict::WindowGone | Verdict::Promoted => Some(Trouble::Shaken),
-        Verdict::Behind { known, found } => Some(Trouble::Behind { known, found }),
+        Verdict::Behind(misled) => Some(Trouble::Misled(misled)),
         Verdict::Moved(how) => Some(Trouble::Moved(how)),
     };
     if lane.trouble.is_some() {

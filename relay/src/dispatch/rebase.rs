@@ -14,20 +14,15 @@ use uuid::Uuid;
 use super::checkpoint::{self, Checkpoint};
 use super::commit;
 use super::cursor::{self, Cursor};
+use super::ghosts::{self, Ghosts};
 use super::history::{Move, Verdict, judge};
-use super::lanes::LANES;
-use crate::jobs::store::GHOST;
 use crate::metrics::record;
 use crate::outbox::window::Snapshot;
-use crate::outbox::{self, Look, Question, Reading};
+use crate::outbox::{self, Look, Reading};
 use crate::postgres::{self, within};
 
 /// The bound on one statement that searches the jobs.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(60);
-/// How long before a checkpoint a lost commit may have been dispatched.
-const MARGIN: time::Duration = time::Duration::hours(1);
-/// Events asked for at a time.
-const PAGE: usize = 5_000;
 
 /// Why cursors could not be put back.
 #[derive(Debug, thiserror::Error)]
@@ -55,38 +50,21 @@ struct Shaken {
     checkpoint: Option<Checkpoint>,
 }
 
-/// Jobs of events that are gone.
-#[derive(Debug, Default)]
-struct Ghosts {
-    events: BTreeSet<Uuid>,
-    cancelled: u64,
-    delivered: u64,
-}
-
 /// Puts right every lane whose history is gone or in question, whoever holds it: a relay that is at work on one finds
 /// its version moved, and loads it anew. Returns whether anything was changed.
 ///
 /// # Errors
 /// As [`Error`]; nothing was changed then.
 pub async fn rebase(application: &Client, jobs: &mut Client) -> Result<bool, Error> {
-    let lanes: Vec<i16> = (0..LANES).collect();
-    let cursors = within(PATIENCE, cursor::load(jobs, &lanes)).await?;
-    let questions: Vec<_> = cursors
-        .iter()
-        .map(|cursor| Question {
-            lane: cursor.lane,
-            seen: &cursor.seen,
-            witness: cursor.witness,
-            next_witness: cursor.window.as_ref().map(|window| window.witness),
-        })
-        .collect();
+    let cursors = within(PATIENCE, cursor::load_all(jobs)).await?;
+    let questions: Vec<_> = cursors.iter().map(Cursor::question).collect();
     let (reading, look) = outbox::look(application, &questions).await?;
     let mut shaken = Vec::new();
     for cursor in &cursors {
         let Some(answer) = look.lanes.iter().find(|answer| answer.lane == cursor.lane) else { continue };
         // It is asked anew: the address may lead elsewhere by now.
         let (reason, window) = match judge(cursor, look.server.identity, &look.next, answer) {
-            Verdict::Same | Verdict::Behind { .. } => continue,
+            Verdict::Same | Verdict::Behind(_) => continue,
             Verdict::Moved(reason) => (Some(reason), None),
             Verdict::WindowGone => (None, None),
             Verdict::Promoted => (None, cursor.window.clone()),
@@ -98,9 +76,15 @@ pub async fn rebase(application: &Client, jobs: &mut Client) -> Result<bool, Err
         reading.end().await?;
         return Ok(false);
     }
-    let lost = lost_events(&reading, jobs, &shaken).await?;
+    // A lane that never held an event learns where history is, too, so that no old primary is followed for it.
+    let unused = cursors.iter().filter(|cursor| cursor.identity.is_none());
+    shaken.extend(unused.map(|cursor| Shaken { from: cursor.clone(), reason: None, checkpoint: None }));
     reading.end().await?;
-    put_right(jobs, &look, &shaken, lost).await?;
+    let since = shaken.iter().filter_map(|lane| lane.checkpoint.as_ref()).map(|checkpoint| checkpoint.taken_at).min();
+    if let Some(lost) = ghosts::lost_events(application, jobs, look.server, since).await? {
+        put_right(jobs, &look, &shaken, lost).await?;
+    }
+    // Where another server answers by now, the lanes are looked at anew.
     Ok(true)
 }
 
@@ -120,63 +104,12 @@ async fn newest_that_holds(
     Ok(kept.into_iter().zip(present).find_map(holds))
 }
 
-/// `suspects`: the events of jobs stored since a time, or of any job that is not finished, page by page.
-const SUSPECTS: &str = "
-    SELECT DISTINCT event_id
-      FROM jobs
-     WHERE event_id > $1
-       AND (created_at >= $2 OR state IN ('available', 'retrying', 'running') OR occurred_at > $3)
-     ORDER BY event_id
-     LIMIT $4";
-
-/// The events that jobs were made of and that are not in the outbox any more.
-///
-/// Everything dispatched since the checkpoints that hold, and in the hour before, is suspect: a witness stands for ids,
-/// and a commit may have been lost that had a lower id. Without a checkpoint, what happened after the newest event that
-/// is left: older events may be gone because their time was up. Unfinished jobs always are suspect, as their events are never pruned.
-async fn lost_events(reading: &Reading<'_>, jobs: &Client, shaken: &[Shaken]) -> Result<BTreeSet<Uuid>, Error> {
-    let newest = reading.newest().await?;
-    let held = shaken.iter().filter_map(|lane| lane.checkpoint.as_ref());
-    let since = held.map(|checkpoint| checkpoint.taken_at - MARGIN).min();
-    let mut lost = BTreeSet::new();
-    let Some(newest) = newest else {
-        // An empty outbox is more likely a wrong address than a history: nothing is called off.
-        return Ok(lost);
-    };
-    let mut last = Uuid::nil();
-    loop {
-        let rows = within(PATIENCE, jobs.query(SUSPECTS, &[&last, &since, &newest, &(PAGE as i64)])).await?;
-        let page: Vec<Uuid> =
-            rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>().map_err(postgres::Error::from)?;
-        lost.extend(reading.absent(&page).await?);
-        match page.last() {
-            Some(event_id) if page.len() == PAGE => last = *event_id,
-            _ => return Ok(lost),
-        }
-    }
-}
-
-/// `cancel_ghosts`: calls off the jobs of lost events that nobody has begun, and counts those that were begun.
-const CANCEL_GHOSTS: &str = "
-    WITH cancelled AS (
-        UPDATE jobs
-           SET state       = 'cancelled',
-               finished_at = now(),
-               last_error  = $2
-         WHERE event_id = ANY ($1)
-           AND state IN ('available', 'retrying')
-        RETURNING job_id
-    )
-    SELECT (SELECT count(*) FROM cancelled),
-           (SELECT count(*) FROM jobs WHERE event_id = ANY ($1) AND state IN ('running', 'succeeded'))";
-
 /// `move`: notes that a cursor was put back.
 const MOVE: &str = "
     INSERT INTO history_moves (lane, reason, back_to, ghosts_cancelled, ghosts_delivered)
     VALUES ($1, $2, $3, $4, $5)";
 
 async fn put_right(jobs: &mut Client, look: &Look, shaken: &[Shaken], lost: BTreeSet<Uuid>) -> Result<(), Error> {
-    let mut ghosts = Ghosts { events: lost, ..Ghosts::default() };
     let moved = within(PATIENCE, async {
         let transaction = jobs.transaction().await?;
         let advance = transaction.prepare(cursor::ADVANCE).await?;
@@ -184,14 +117,9 @@ async fn put_right(jobs: &mut Client, look: &Look, shaken: &[Shaken], lost: BTre
         let cursors: Vec<_> = shaken.iter().map(|lane| lane.cursor(look, now)).collect();
         if cursor::advance(&transaction, &advance, &cursors).await? != cursors.len() as u64 {
             transaction.rollback().await?;
-            return Ok(false);
+            return Ok(None);
         }
-        let events: Vec<Uuid> = ghosts.events.iter().copied().collect();
-        if !events.is_empty() {
-            let row = transaction.query_one(CANCEL_GHOSTS, &[&events, &GHOST]).await?;
-            ghosts.cancelled = row.try_get::<_, i64>(0)?.unsigned_abs();
-            ghosts.delivered = row.try_get::<_, i64>(1)?.unsigned_abs();
-        }
+        let ghosts = Ghosts::call_off(&transaction, lost).await?;
         // Ghosts are counted once, with the first lane that is noted.
         let mut counts = (ghosts.cancelled as i64, ghosts.delivered as i64);
         for (number, lane) in shaken.iter().enumerate() {
@@ -209,11 +137,9 @@ async fn put_right(jobs: &mut Client, look: &Look, shaken: &[Shaken], lost: BTre
             counts = (0, 0);
         }
         transaction.commit().await?;
-        Ok(true)
+        Ok(Some(ghosts))
     });
-    if !moved.await? {
-        return Err(commit::Error::Fenced.into());
-    }
+    let ghosts = moved.await?.ok_or(commit::Error::Fenced)?;
     tell(shaken, &ghosts);
     Ok(())
 }

@@ -2,7 +2,7 @@
 
 use time::OffsetDateTime;
 use tokio_postgres::Row;
-use tokio_postgres::types::Type;
+use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 use super::rows::snapshot_window;
@@ -48,8 +48,13 @@ const ABSENT: &str = "
       FROM unnest($1::uuid[]) AS lost (event_id)
      WHERE NOT EXISTS (SELECT FROM aftercommit.outbox AS row WHERE row.event_id = lost.event_id)";
 
-/// `newest`: the time of the newest event by id.
-const NEWEST: &str = "SELECT occurred_at FROM aftercommit.outbox ORDER BY event_id DESC LIMIT 1";
+/// `newest`: events by id, from the newest down.
+const NEWEST: &str = "
+    SELECT event_id, occurred_at
+      FROM aftercommit.outbox
+     WHERE ($1::uuid IS NULL OR event_id < $1)
+     ORDER BY event_id DESC
+     LIMIT $2";
 
 impl Reading<'_> {
     /// The row of a window with the greatest transaction id, as evidence. In a window of everything, rows with ids that
@@ -124,13 +129,15 @@ impl Reading<'_> {
         Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
     }
 
-    /// When the newest event by id happened.
+    /// Events with their times, from the newest by id down, below an id.
     ///
     /// # Errors
     /// Whatever PostgreSQL says.
-    pub async fn newest(&self) -> Result<Option<OffsetDateTime>, Error> {
-        let rows = within(PATIENCE, self.client.query_typed(NEWEST, &[])).await?;
-        Ok(rows.first().map(|row| row.try_get(0)).transpose()?)
+    pub async fn newest(&self, before: Option<Uuid>, limit: usize) -> Result<Vec<(Uuid, OffsetDateTime)>, Error> {
+        let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&before, Type::UUID), (&(limit as i64), Type::INT8)];
+        let rows = within(PATIENCE, self.client.query_typed(NEWEST, &parameters)).await?;
+        let event = |row: &Row| Ok::<_, tokio_postgres::Error>((row.try_get(0)?, row.try_get(1)?));
+        Ok(rows.iter().map(event).collect::<Result<_, _>>()?)
     }
 }
 

@@ -67,7 +67,8 @@ const BEGIN: &str = "
     SET LOCAL row_security = off;
     SHOW in_hot_standby";
 
-/// `look`: the identity of the database, the snapshot, the ends of the WAL, and per lane what holds and what is new.
+/// `look`: the identity of the database, the snapshot, the ends of the WAL, whether logical replication fills the outbox,
+/// and per lane what holds and what is new.
 pub const LOOK: &str = "
     WITH now AS MATERIALIZED (
         SELECT pg_current_snapshot() AS next
@@ -84,6 +85,9 @@ pub const LOOK: &str = "
            pg_current_wal_insert_lsn(),
            pg_current_wal_flush_lsn(),
            extract(epoch FROM 3 * current_setting('wal_writer_delay')::interval)::float8,
+           EXISTS (SELECT
+                     FROM pg_subscription_rel
+                    WHERE srrelid = 'aftercommit.outbox'::regclass),
            lanes.lane,
            EXISTS (SELECT
                      FROM aftercommit.outbox AS row
@@ -126,7 +130,7 @@ pub const LOOK: &str = "
 /// Begins a read transaction and looks.
 ///
 /// # Errors
-/// [`Error::Standby`], and whatever PostgreSQL says; the connection is then to be dropped.
+/// [`Error::Standby`], [`Error::Subscribed`], and whatever PostgreSQL says; the connection is then to be dropped.
 pub async fn look<'a>(client: &'a Client, questions: &[Question<'_>]) -> Result<(Reading<'a>, Look), Error> {
     // Both are sent at once: one round trip.
     let (begun, look) = within(PATIENCE, async { Ok(tokio::join!(begin(client), ask(client, questions))) }).await?;
@@ -178,6 +182,9 @@ async fn ask(client: &Client, questions: &[Question<'_>]) -> Result<Look, Error>
         .await?;
     // There is always a row: without a lane it holds only where the database stands.
     let first = &rows[0];
+    if first.try_get(7)? {
+        return Err(Error::Subscribed);
+    }
     Ok(Look {
         next: first.try_get(0)?,
         server: Server {
@@ -192,12 +199,12 @@ async fn ask(client: &Client, questions: &[Question<'_>]) -> Result<Look, Error>
 }
 
 fn answer(row: &Row) -> Result<Option<Answer>, tokio_postgres::Error> {
-    let Some(lane) = row.try_get(7)? else { return Ok(None) };
+    let Some(lane) = row.try_get(8)? else { return Ok(None) };
     Ok(Some(Answer {
         lane,
-        witness_holds: row.try_get(8)?,
-        next_witness_holds: row.try_get(9)?,
-        waiting: usize::try_from(row.try_get::<_, i64>(10)?).unwrap_or(usize::MAX),
-        any: row.try_get(11)?,
+        witness_holds: row.try_get(9)?,
+        next_witness_holds: row.try_get(10)?,
+        waiting: usize::try_from(row.try_get::<_, i64>(11)?).unwrap_or(usize::MAX),
+        any: row.try_get(12)?,
     }))
 }
