@@ -14,7 +14,7 @@ use tests::databases::{Database, DatabaseServer, Databases, Kind, Role};
 use tests::dispatcher::{Counted, Dispatcher};
 use uuid::Uuid;
 
-use crate::writers::Ledger;
+use crate::writers::{Ledger, Writers};
 
 const HANDLERS: [&str; 2] = ["count", "echo"];
 
@@ -75,19 +75,32 @@ impl Case {
         Dispatcher::new(&self.databases(server), registry()).await
     }
 
-    /// Delivers every second job, of whatever event.
+    /// Delivers both jobs of every second event.
     pub async fn deliver_some(&self) -> Result<u64> {
         let client = self.jobs.connect(Role::Superuser).await?;
         let delivered = client
             .execute(
                 "UPDATE aftercommit.jobs
                     SET state = 'succeeded', attempt = 1, finished_at = now()
-                  WHERE state = 'available' AND job_id IN (SELECT job_id FROM watch.stored WHERE place % 2 = 0)",
+                  WHERE state = 'available' AND job_id IN (SELECT job_id FROM watch.stored WHERE (place - 1) % 4 < 2)",
                 &[],
             )
             .await?;
         assert!(delivered > 0, "nothing was there to deliver");
         Ok(delivered)
+    }
+
+    /// A relay that connects anew goes through what it finds, new events flow, and all is as promised.
+    pub async fn finish(mut self, server: &Arc<DatabaseServer>) -> Result<Findings> {
+        let mut relay = self.relay(server).await?;
+        relay.drain().await?;
+        let mut writers = Writers::on(&copies::app(server)).await?;
+        writers.burst(&mut self.ledger, 40).await?;
+        relay.drain().await?;
+        let findings = self.audit(server).await?;
+        assert_eq!(findings.out_of_order(), 0);
+        findings.assert_ghosts_counted();
+        Ok(findings)
     }
 
     /// Judges, and says in a line what was there.

@@ -7,3 +7,6 @@ mod audit;
 mod writers;
 
 mod failover;
+mod restore;
+mod rebuild;
+mod misled;
