@@ -13,8 +13,8 @@ RUN --mount=type=cache,target=/usr/local/cargo/registry,sharing=locked \
 FROM gcr.io/distroless/cc-debian12:nonroot
 COPY --from=build /programs/ /usr/local/bin/
 USER nonroot
-# api serves on 8080, the relay's /livez and /readyz are on 9090.
-ENV API_LISTEN=0.0.0.0:8080 RELAY_LISTEN=0.0.0.0:9090
-EXPOSE 8080 9090
+# api serves on 8080 and its /metrics on 9091; the relay's /livez, /readyz and /metrics are on 9090.
+ENV API_LISTEN=0.0.0.0:8080 API_METRICS_LISTEN=0.0.0.0:9091 RELAY_LISTEN=0.0.0.0:9090
+EXPOSE 8080 9090 9091
 # Other commands: api migrate, relay, relay migrate, relay status, relay replay, and healthcheck of both.
 CMD ["api"]

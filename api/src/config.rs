@@ -12,6 +12,7 @@ use shared::public_url::PublicUrl;
 use shared::settings::{self, Faults, Secret};
 use shared::telemetry::Logging;
 use shared::token::{self, KeyRing};
+use shared::trace::export::Endpoint;
 
 use crate::http::client::TrustedProxies;
 use crate::store::limits::Limit;
@@ -104,6 +105,8 @@ settings! {
     api_metrics_listen: String = "API_METRICS_LISTEN",
     /// How long migrate waits for locks before it gives up [default: 5m]
     migrate_patience: String = "MIGRATE_PATIENCE",
+    /// The collector that traces are sent to by OTLP over HTTP, such as http://127.0.0.1:4318 [default: none are made]
+    otel_exporter_otlp_endpoint: String = "OTEL_EXPORTER_OTLP_ENDPOINT",
     /// How log lines look: text or json [default: text]
     log_format: String = "LOG_FORMAT",
     /// Which log lines are written: a level, or directives such as info,api=debug [default: info]
@@ -127,6 +130,7 @@ pub struct Serve {
     pub registration_reply: RegistrationReply,
     pub limits: Limits,
     pub trusted_proxies: TrustedProxies,
+    pub traces: Option<Endpoint>,
     pub logging: Logging,
 }
 
@@ -216,6 +220,7 @@ impl Serve {
         let acquire_timeout = seconds("API_ACQUIRE_TIMEOUT", given.api_acquire_timeout, 3, f);
         let read_timeout = seconds("API_READ_TIMEOUT", given.api_read_timeout, 10, f);
         let shutdown_grace = seconds("API_SHUTDOWN_GRACE", given.api_shutdown_grace, 10, f);
+        let traces = Endpoint::parse(given.otel_exporter_otlp_endpoint, f);
         let logging = Logging::parse(given.log_format, given.log_level, f);
         match (database_url, public_url, keys, faults.is_empty()) {
             (Some(database_url), Some(public_url), Some(keys), true) => Ok(Self {
@@ -234,6 +239,7 @@ impl Serve {
                 registration_reply,
                 limits,
                 trusted_proxies,
+                traces,
                 logging,
             }),
             _ => Err(faults),

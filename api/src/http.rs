@@ -11,11 +11,13 @@ pub mod capped;
 use std::sync::Arc;
 use std::time::Instant;
 
-use poem::http::header;
+use poem::http::{Method, header};
 use poem::middleware::SetHeader;
 use poem::{Endpoint, EndpointExt, Request, Response, Route, get, post};
 use poem_openapi::OpenApiService;
+use shared::trace::{Span, SpanKind, context};
 use tokio::sync::watch;
+use tracing::Instrument as _;
 
 use crate::config::Serve;
 use crate::database::Database;
@@ -40,7 +42,7 @@ pub struct App {
 impl App {
     /// What a unit of work of this request needs.
     fn context(&self, request: &Request) -> Context {
-        let trace = request.data::<Trace>().cloned().unwrap_or_else(|| Trace::of(None, None, None));
+        let trace = request.data::<Trace>().cloned().unwrap_or_else(|| Trace::of(None, None));
         Context { database: self.database.clone(), wake: self.wake.clone(), trace }
     }
 }
@@ -78,16 +80,39 @@ where
 {
     use poem::IntoResponse;
     let header = |name: &str| request.headers().get(name).and_then(|value| value.to_str().ok());
-    let trace = Trace::of(header("traceparent"), header("tracestate"), header("x-request-id"));
+    let given = header("traceparent").and_then(|parent| context::parse(parent, header("tracestate")));
+    let span = match request.uri().path() {
+        // Probes come every few seconds, and nothing follows from them.
+        "/livez" | "/readyz" => Span::NONE,
+        _ => Span::below(given.as_ref(), request.method().to_string(), SpanKind::Server),
+    };
+    let trace = Trace::of(given, header("x-request-id")).within(&span);
     let id = trace.correlation_id().to_owned();
+    // Of the highest level, so that whatever is logged has them.
+    let lines = tracing::error_span!("request", request_id = id, trace_id = %trace.trace_id());
     let (method, path, began) = (request.method().clone(), request.uri().path().to_owned(), Instant::now());
     request.set_data(trace);
-    let mut response = endpoint.get_response(request).await.into_response();
+    let mut response = span.run(endpoint.get_response(request)).instrument(lines.clone()).await.into_response();
     metrics::answered(&method, &response, began.elapsed());
+    describe(&span, &method, &response);
     let (status, took) = (response.status().as_u16(), began.elapsed().as_millis());
-    tracing::debug!(%method, path, status, took_ms = took, request_id = id, "request");
+    lines.in_scope(|| tracing::debug!(%method, path, status, took_ms = took, "request"));
     if let Ok(value) = id.parse() {
         response.headers_mut().insert("x-request-id", value);
     }
     Ok(response)
+}
+
+fn describe(span: &Span, method: &Method, response: &Response) {
+    if !span.is_recorded() {
+        return;
+    }
+    let (route, status) = (metrics::route(response), response.status());
+    span.rename(format!("{method} {route}"));
+    span.set("http.request.method", method.to_string());
+    span.set("http.route", route);
+    span.set("http.response.status_code", i64::from(status.as_u16()));
+    if status.is_server_error() {
+        span.failed("the service could not answer");
+    }
 }

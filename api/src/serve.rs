@@ -8,6 +8,7 @@ use poem::Server;
 use poem::listener::{Acceptor, Listener, TcpAcceptor, TcpListener};
 use shared::shutdown;
 use shared::telemetry::complain;
+use shared::trace::export;
 
 use crate::config::Serve;
 use crate::database::{ALIVE, Database, answer};
@@ -41,6 +42,7 @@ async fn run(config: Serve) -> anyhow::Result<()> {
         None => None,
     };
     metrics::install()?;
+    let traces = export::start("api", env!("CARGO_PKG_VERSION"), config.traces.as_ref())?;
     let address = acceptor.local_addr().first().map(ToString::to_string).unwrap_or_default();
 
     let database = Database::new(&config.database_url, config.database_connections, config.acquire_timeout);
@@ -64,10 +66,12 @@ async fn run(config: Serve) -> anyhow::Result<()> {
     for part in beside {
         part.await?;
     }
-    match scraped {
+    let scraped = match scraped {
         Some(scraped) => scraped.await?,
         None => Ok(()),
-    }
+    };
+    traces.stop().await;
+    scraped
 }
 
 async fn bind(setting: &str, listen: SocketAddr) -> anyhow::Result<TcpAcceptor> {

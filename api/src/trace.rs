@@ -3,30 +3,33 @@
 //! They go into the events' metadata, so that what a handler or a delivery does can be traced to the request. Both
 //! come from whoever calls, so anything odd is replaced and nothing else of a request's headers is kept.
 
+use opentelemetry::trace::{SpanContext, SpanId, TraceFlags, TraceId, TraceState};
 use serde_json::{Value, json};
+use shared::trace::{Span, context};
 use uuid::Uuid;
 
 /// The origin of a change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Trace {
-    traceparent: String,
-    tracestate: Option<String>,
+    context: SpanContext,
     correlation_id: String,
 }
 
 impl Trace {
-    /// Takes what the request brought (`traceparent`, `tracestate`, `X-Request-Id`), and makes what is missing.
-    pub fn of(traceparent: Option<&str>, tracestate: Option<&str>, request_id: Option<&str>) -> Self {
-        let given = traceparent.filter(|value| is_traceparent(value));
-        let printable = |value: &&str| value.len() <= 512 && value.bytes().all(|byte| (0x20..0x7f).contains(&byte));
+    /// Takes what the request brought, its place in a trace and `X-Request-Id`, and makes what is missing.
+    pub fn of(given: Option<SpanContext>, request_id: Option<&str>) -> Self {
         Self {
-            // A tracestate without its traceparent means nothing.
-            tracestate: given.and(tracestate).filter(printable).map(str::to_owned),
-            traceparent: given.map_or_else(made_traceparent, str::to_owned),
+            context: given.unwrap_or_else(made),
             correlation_id: request_id
                 .filter(|value| is_request_id(value))
                 .map_or_else(|| Uuid::now_v7().to_string(), str::to_owned),
         }
+    }
+
+    /// The same, for what happens within a span.
+    pub fn within(&self, span: &Span) -> Self {
+        let context = span.context().unwrap_or_else(|| self.context.clone());
+        Self { context, correlation_id: self.correlation_id.clone() }
     }
 
     /// The id to find the request by, in logs and events.
@@ -34,40 +37,32 @@ impl Trace {
         &self.correlation_id
     }
 
+    /// The trace's id.
+    pub fn trace_id(&self) -> TraceId {
+        self.context.trace_id()
+    }
+
     /// What events keep of it.
     pub fn metadata(&self) -> Value {
-        let mut metadata = json!({ "traceparent": self.traceparent, "correlation_id": self.correlation_id });
-        if let Some(tracestate) = &self.tracestate {
+        let mut metadata =
+            json!({ "traceparent": context::traceparent(&self.context), "correlation_id": self.correlation_id });
+        if let Some(tracestate) = context::tracestate(&self.context) {
             metadata["tracestate"] = json!(tracestate);
         }
         metadata
     }
 }
 
-/// `00-` trace id `-` parent id `-` flags; later versions may go on after that.
-fn is_traceparent(value: &str) -> bool {
-    let hex = |part: &str, length: usize| {
-        part.len() == length && part.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-    };
-    let some = |part: &str| part.bytes().any(|byte| byte != b'0');
-    let mut parts = value.splitn(5, '-');
-    let mut next = || parts.next().unwrap_or_default();
-    let (version, trace, parent, flags) = (next(), next(), next(), next());
-    hex(version, 2)
-        && version != "ff"
-        && hex(trace, 32)
-        && some(trace)
-        && hex(parent, 16)
-        && some(parent)
-        && hex(flags, 2)
-        && (version != "00" || value.len() == 55)
-        && value.len() <= 128
-        && value.is_ascii()
-}
-
-fn made_traceparent() -> String {
-    let (trace, parent) = (Uuid::new_v4().simple(), Uuid::new_v4().as_u64_pair().1);
-    format!("00-{trace}-{parent:016x}-01")
+/// The beginning of a trace. Where nothing is recorded here, others may still record what follows.
+fn made() -> SpanContext {
+    let (trace, span) = (Uuid::new_v4(), Uuid::new_v4().as_u64_pair().1);
+    SpanContext::new(
+        TraceId::from_bytes(trace.into_bytes()),
+        SpanId::from_bytes(span.to_be_bytes()),
+        TraceFlags::SAMPLED,
+        false,
+        TraceState::NONE,
+    )
 }
 
 fn is_request_id(value: &str) -> bool {
@@ -82,26 +77,17 @@ mod tests {
 
     #[test]
     fn a_good_trace_is_kept() {
-        let trace = Trace::of(Some(GIVEN), Some("vendor=1"), Some("req-1"));
+        let trace = Trace::of(context::parse(GIVEN, Some("vendor=1")), Some("req-1"));
         let expected = json!({ "traceparent": GIVEN, "tracestate": "vendor=1", "correlation_id": "req-1" });
         assert_eq!(trace.metadata(), expected);
     }
 
     #[test]
-    fn anything_else_is_replaced() {
-        for bad in [
-            "",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7",
-            "00-00000000000000000000000000000000-00f067aa0ba902b7-01",
-            "00-4BF92F3577B34DA6A3CE929D0E0E4736-00f067aa0ba902b7-01",
-            "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01-more",
-            "ff-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01",
-        ] {
-            let trace = Trace::of(Some(bad), Some("vendor=1"), Some("a b\r\n"));
-            assert!(is_traceparent(&trace.traceparent) && trace.traceparent != bad, "{bad}");
-            assert_eq!(trace.tracestate, None);
-            assert!(is_request_id(trace.correlation_id()));
-        }
-        assert!(is_traceparent(&format!("01{}-more", &GIVEN[2..])));
+    fn what_is_missing_or_odd_is_made() {
+        let trace = Trace::of(None, Some("a b\r\n"));
+        assert!(is_request_id(trace.correlation_id()));
+        let metadata = trace.metadata();
+        let made = context::of_metadata(&metadata.to_string()).expect("a context");
+        assert!(made.is_sampled() && metadata.get("tracestate").is_none(), "{metadata}");
     }
 }

@@ -78,7 +78,7 @@ impl<'a> UnitOfWork<'a> {
 
     /// Adds a new user with its events; false when its address has an account.
     pub async fn add(&mut self, user: &User) -> Result<bool, DatabaseError> {
-        let metadata = self.context.trace.metadata();
+        let metadata = self.context.trace.within(self.watched.span()).metadata();
         self.stored = answer("insert user", users::insert(&mut self.connection, user, &metadata)).await?;
         self.watched.stored(user.recorded());
         Ok(self.stored.is_some())
@@ -86,7 +86,7 @@ impl<'a> UnitOfWork<'a> {
 
     /// Stores what happened to a user that was loaded here, with its events.
     pub async fn save(&mut self, user: &User) -> Result<(), DatabaseError> {
-        let metadata = self.context.trace.metadata();
+        let metadata = self.context.trace.within(self.watched.span()).metadata();
         self.stored = answer("update user", users::update(&mut self.connection, user, &metadata)).await?;
         self.watched.stored(user.recorded());
         Ok(())

@@ -11,6 +11,7 @@ use clap::Args;
 use shared::database_url::{self, DatabaseUrl};
 use shared::settings::{self, Faults, Secret};
 use shared::telemetry::Logging;
+use shared::trace::export::Endpoint;
 
 /// Every environment variable that the relay reads, for the warning about misspelt ones.
 pub const VARIABLES: &[&str] = &[
@@ -37,6 +38,7 @@ pub const VARIABLES: &[&str] = &[
     "DELIVERY_LEASE",
     "DELIVERY_POLL",
     "SHUTDOWN_GRACE",
+    "OTEL_EXPORTER_OTLP_ENDPOINT",
     "LOG_FORMAT",
     "LOG_LEVEL",
 ];
@@ -122,6 +124,9 @@ pub struct ServiceArgs {
     /// Workers that dispatch, each with a connection to either database [default: 1]
     #[arg(long, env = "DISPATCH_WORKERS", value_name = "NUMBER")]
     dispatch_workers: Option<String>,
+    /// The collector that traces are sent to by OTLP over HTTP, such as http://127.0.0.1:4318 [default: none are made]
+    #[arg(long, env = "OTEL_EXPORTER_OTLP_ENDPOINT", value_name = "URL")]
+    otel_exporter_otlp_endpoint: Option<String>,
 }
 
 /// See [`ServiceArgs`].
@@ -133,6 +138,8 @@ pub struct Service {
     pub listen: SocketAddr,
     /// Dispatching workers, 1 to 16.
     pub dispatch_workers: usize,
+    /// Where traces go.
+    pub traces: Option<Endpoint>,
 }
 
 impl ServiceArgs {
@@ -143,6 +150,7 @@ impl ServiceArgs {
             job_queue_enabled: settings::switch("JOB_QUEUE_ENABLED", self.job_queue_enabled, true, faults),
             listen: listen(self.relay_listen, faults),
             dispatch_workers: usize::try_from(workers).unwrap_or(1),
+            traces: Endpoint::parse(self.otel_exporter_otlp_endpoint, faults),
         }
     }
 }

@@ -8,6 +8,7 @@
 
 mod breaker;
 mod pace;
+mod told;
 mod work;
 mod line;
 mod alone;

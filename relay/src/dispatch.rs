@@ -14,6 +14,7 @@ pub mod misled;
 pub mod lanes;
 pub mod lane;
 pub mod read;
+pub mod traced;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -379,13 +380,13 @@ async fn store(
     batch: Option<Batch>,
     context: &Context,
 ) -> Result<(), commit::Error> {
-    let Some(batch) = batch else { return Ok(()) };
+    let Some(mut batch) = batch else { return Ok(()) };
     let began = Instant::now();
     let stored = commit::commit(jobs, statements, &batch).await?;
     record::committed(&batch.tally, batch.events, stored, batch.took, began.elapsed());
+    batch.traced.committed(batch.events, stored);
     for failure in &batch.failures {
-        let read::Failure { event, handler, error } = failure;
-        tracing::error!(event_id = %event.event_id, event_type = event.event_type, handler, error, "event set aside");
+        failure.tell();
     }
     tracing::debug!(events = batch.events, jobs = stored, "dispatched");
     if stored > 0 {

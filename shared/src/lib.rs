@@ -15,6 +15,7 @@ pub mod telemetry;
 pub mod metrics;
 pub mod terminal;
 pub mod progress;
+pub mod trace;
 pub mod shutdown;
 pub mod healthcheck;
 pub mod redact;

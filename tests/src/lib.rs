@@ -17,6 +17,7 @@ pub mod dispatcher;
 pub mod mailbox;
 pub mod smtp_sink;
 pub mod fast_sink;
+pub mod collector;
 pub mod certificate;
 pub mod skip;
 pub mod clock;

@@ -6,6 +6,7 @@ use clap::Args as ClapArgs;
 use shared::database_url::DatabaseUrl;
 use shared::settings::{self, Faults};
 use shared::shutdown;
+use shared::trace::export;
 use tokio_util::sync::CancellationToken;
 
 use crate::config::delivery::{DeliveryArgs, MailArgs};
@@ -63,7 +64,13 @@ pub(super) async fn run(args: Args, mut faults: Faults) -> u8 {
     }
     let (Some(settings), Ok(registry)) = (settings, registry) else { return super::EXIT_SETTINGS };
     settings::warn_about_unknown_variables(VARIABLES);
-    match service(settings, registry).await {
+    let traces = match export::start("relay", env!("CARGO_PKG_VERSION"), settings.service.traces.as_ref()) {
+        Ok(traces) => traces,
+        Err(error) => return super::failed(&error),
+    };
+    let ended = service(settings, registry).await;
+    traces.stop().await;
+    match ended {
         Ok(()) => 0,
         Err(error) => super::failed(&error),
     }
@@ -72,7 +79,7 @@ pub(super) async fn run(args: Args, mut faults: Faults) -> u8 {
 async fn service(settings: Settings, registry: handlers::Registry) -> anyhow::Result<()> {
     let stop = shutdown::on_signals()?;
     let health = Health::default();
-    let Service { job_queue_enabled, listen, dispatch_workers } = settings.service;
+    let Service { job_queue_enabled, listen, dispatch_workers, .. } = settings.service;
 
     // A part that ends before it is told to takes the others with it.
     let server = tokio::spawn(with_stop(stop.clone(), http::serve(listen, health.clone(), stop.clone())));

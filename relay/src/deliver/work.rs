@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use futures_util::FutureExt as _;
 use tokio::task::{Id, JoinError, JoinSet};
 
-use super::{ClaimedJob, Failure, Kind, Lease, Outcome};
+use super::{ClaimedJob, Failure, Kind, Lease, Outcome, told};
 
 /// A try that takes no longer than this may be made in place.
 const QUICK: Duration = Duration::from_micros(20);
@@ -63,7 +63,9 @@ impl Work {
         let (kind, task_job, task_lease) = (kind.clone(), job.clone(), lease.clone());
         let mut attempt: Try = Box::pin(async move {
             let began = Instant::now();
-            let outcome = kind.perform(&task_job, &task_lease).await;
+            let span = told::span(&task_job);
+            let outcome = span.run(kind.perform(&task_job, &task_lease)).await;
+            told::end(&span, &outcome);
             (outcome, began.elapsed())
         });
         if self.quick.get(line).copied().unwrap_or_default() {

@@ -15,6 +15,7 @@ use super::cursor::Cursor;
 use super::history::{Verdict, judge};
 use super::lane::{Gate, Lane, Passed, READ_LIMIT, Trouble};
 use super::registrations::Registrations;
+use super::traced::{self, Traced};
 use crate::handlers::Registry;
 use crate::jobs::store::NewJob;
 use crate::metrics::record::Tally;
@@ -41,6 +42,8 @@ pub struct Batch {
     pub again: bool,
     /// The same by type, with the runs of their handlers.
     pub tally: Tally,
+    /// The spans of its events.
+    pub traced: Traced,
     /// How long it took to read and to handle.
     pub took: Duration,
 }
@@ -56,6 +59,15 @@ pub struct Failure {
     pub error: String,
 }
 
+impl Failure {
+    /// Its line in the log.
+    pub fn tell(&self) {
+        let Self { event, handler, error } = self;
+        let OutboxKey { event_id, lane, event_type, trace_id, .. } = event;
+        tracing::error!(%event_id, trace_id, lane, event_type, handler, error, "event set aside");
+    }
+}
+
 /// Which event, for people.
 #[derive(Clone, Debug)]
 pub struct OutboxKey {
@@ -69,6 +81,8 @@ pub struct OutboxKey {
     pub aggregate_id: String,
     /// Its type.
     pub event_type: String,
+    /// The trace that it belongs to, if it says so.
+    pub trace_id: String,
 }
 
 impl OutboxKey {
@@ -80,6 +94,7 @@ impl OutboxKey {
             aggregate_type: envelope.aggregate_type.clone(),
             aggregate_id: envelope.aggregate_id.clone(),
             event_type: envelope.event_type.clone(),
+            trace_id: shared::trace::context::trace_id_of(envelope.metadata.get()),
         }
     }
 }
@@ -290,12 +305,16 @@ fn handle(reader: Reader<'_>, rebased_at: Option<OffsetDateTime>, rows: &[Outbox
         batch.tally.event(event_type);
         let Some(event_type) = event_type else { continue };
         let wanted = |handler: &str| !past || reader.registrations.covers(handler, envelope.occurred_at);
+        let recorded = traced::Event::of(envelope);
         for handled in reader.registry.publish_to(envelope, wanted) {
             batch.tally.run(event_type, handled.handler, handled.outcome.is_ok());
+            let span = recorded.as_ref().map(|event| batch.traced.run(event, envelope, &handled));
             match handled.outcome {
-                Ok(jobs) => {
-                    batch.jobs.extend(jobs.into_iter().map(|job| NewJob::new(envelope, handled.handler, 0, job)));
-                }
+                Ok(jobs) => batch.jobs.extend(jobs.into_iter().map(|job| {
+                    let mut job = NewJob::new(envelope, handled.handler, 0, job);
+                    span.iter().for_each(|span| traced::carry(&mut job, span));
+                    job
+                })),
                 Err(error) => batch.failures.push(Failure {
                     event: OutboxKey::of(envelope),
                     handler: handled.handler,

@@ -17,6 +17,7 @@ mod verdict;
 
 use lettre::transport::smtp::commands::{Data, Mail as MailFrom, Rcpt, Rset};
 use lettre::transport::smtp::extension::{Extension, MailBodyParameter, MailParameter};
+use shared::trace::step;
 
 use super::message::Mail;
 use super::target::SmtpServer;
@@ -66,7 +67,7 @@ impl Smtp {
                 result => return self.conclude(connection, result),
             }
         }
-        let connected = self.connector.connect().await;
+        let connected = step("smtp connect", self.connector.connect()).await;
         record::smtp_connection(connected.is_ok());
         match connected {
             Ok(mut connection) => {
@@ -119,18 +120,18 @@ async fn transact(connection: &mut Connection, mail: &Mail, lease: &Lease) -> Re
     }
     connection.dirty = true;
     let sender = MailFrom::new(Some(mail.sender.clone()), parameters);
-    connection.wire.command(&sender, 250, limits.command).await.map_err(at(phase))?;
+    step("smtp mail", connection.wire.command(&sender, 250, limits.command)).await.map_err(at(phase))?;
 
     let recipient = Rcpt::new(mail.recipient.clone(), vec![]);
-    connection.wire.command(&recipient, 250, limits.command).await.map_err(at(Phase::Rcpt))?;
-    connection.wire.command(&Data, 354, limits.data).await.map_err(at(Phase::Data))?;
+    step("smtp rcpt", connection.wire.command(&recipient, 250, limits.command)).await.map_err(at(Phase::Rcpt))?;
+    step("smtp data", connection.wire.command(&Data, 354, limits.data)).await.map_err(at(Phase::Data))?;
 
     lease.check().map_err(|_| Stop::LeaseLost)?;
-    connection.wire.write_body(&mail.bytes, limits.body).await.map_err(at(Phase::Body))?;
+    step("smtp body", connection.wire.write_body(&mail.bytes, limits.body)).await.map_err(at(Phase::Body))?;
     connection.wire.not_answered_yet(limits.command).await.map_err(at(Phase::Body))?;
     lease.begin().map_err(|_| Stop::LeaseLost)?;
     connection.wire.write_dot(limits.body).await.map_err(at(Phase::Dot))?;
-    connection.wire.reply(250, limits.dot).await.map_err(at(Phase::Dot))?;
+    step("smtp dot", connection.wire.reply(250, limits.dot)).await.map_err(at(Phase::Dot))?;
     connection.dirty = false;
     connection.mails += 1;
     Ok(())

@@ -3,11 +3,11 @@
 use std::time::{Duration, Instant};
 
 use super::super::work::Ended;
-use super::super::{ClaimedJob, Failure, Lease, Outcome};
+use super::super::{Lease, Outcome, told};
 use super::{Closing, Engine};
 use crate::health::About;
 use crate::jobs::settle::Settlement;
-use crate::jobs::transition::{Decision, after_failure};
+use crate::jobs::transition::Decision;
 use crate::metrics::record;
 
 impl Engine<'_> {
@@ -34,12 +34,12 @@ impl Engine<'_> {
         }
         let decision = match outcome {
             Outcome::Succeeded => {
-                tracing::debug!(job_id = %job.job_id, kind, attempt = job.attempt, ?duration, "job done");
+                told::done(&job, duration);
                 Decision::Succeeded
             }
-            Outcome::Failed(failure) => failed(&job, failure, marked),
+            Outcome::Failed(failure) => told::failed(&job, failure, marked),
             Outcome::CalledOff(reason) => {
-                tracing::info!(job_id = %job.job_id, kind, reason, "job is called off");
+                told::called_off(&job, &reason);
                 Decision::CalledOff(reason)
             }
             Outcome::LeaseLost => {
@@ -109,21 +109,6 @@ impl Engine<'_> {
             self.work.cut_off();
         }
     }
-}
-
-/// What a failed try leads to, and its line in the log: how far it came, not what the other side said.
-fn failed(job: &ClaimedJob, failure: Failure, marked: bool) -> Decision {
-    let (job_id, kind, attempt) = (job.job_id, &job.kind, job.attempt);
-    let (phase, code) = (failure.phase, failure.code);
-    let decision = after_failure(attempt, &job.retry, job.retry_interval, failure, marked);
-    let outcome = decision.attempt_outcome();
-    match &decision {
-        Decision::Retry { delay, .. } => {
-            tracing::info!(%job_id, kind, attempt, phase, code, outcome, ?delay, "job failed; it is tried again");
-        }
-        _ => tracing::warn!(%job_id, kind, attempt, phase, code, outcome, "job is dead"),
-    }
-    decision
 }
 
 /// The part of health that is about one kind's pause.
