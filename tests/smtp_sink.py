@@ -27,6 +27,7 @@ TERMINATORS = {"strict": [b"\r\n.\r\n"], "lf": [b"\n.\n", b"\n.\r\n"], "cr": [b"
 rules = []  # in order; the first that fits is obeyed, and goes when it has been obeyed `times` times
 held = []  # (step, recipients, future)
 terminators = list(TERMINATORS["strict"])
+excluded = []  # ways to log in that are not offered
 
 
 def record(step, **facts):
@@ -81,6 +82,17 @@ class Sink(SMTP):
                 await future
             finally:
                 held.remove((step, tuple(recipients), future))
+        if rule.get("reply") and rule.get("drip"):
+            self.note("dripping", at_step=step)
+            for byte in (rule["reply"] + "\r\n").encode("utf-8", "surrogateescape"):
+                self.transport.write(bytes([byte]))
+                await asyncio.sleep(rule["drip"])
+            return True
+        if rule.get("reply") and rule.get("drop"):
+            await self.push(rule["reply"])
+            self.note("dropped", at_step=step, recipients=list(recipients))
+            self.transport.abort()
+            raise Dropped()
         if rule.get("drop"):
             self.note("dropped", at_step=step, recipients=list(recipients))
             self.transport.abort()
@@ -219,6 +231,8 @@ def carry_out(order):
             rules.clear()
         case "lax":
             terminators[:] = [mark for name in order["ends"] for mark in TERMINATORS[name]]
+        case "exclude":
+            excluded[:] = order["mechanisms"]
         case "nothing":
             pass
         case "release":
@@ -272,6 +286,7 @@ async def main():
             auth_required=options.login is not None,
             auth_require_tls=options.tls == "starttls",
             authenticator=authenticate if options.login else None,
+            auth_exclude_mechanism=list(excluded),
             loop=asyncio.get_running_loop(),
         )
 

@@ -33,6 +33,7 @@ pub const VARIABLES: &[&str] = &[
     "SMTP_IDLE",
     "SMTP_TIMEOUTS",
     "SMTP_OUTCOMES",
+    "MAIL_SUPPRESS_BOUNCES",
     "MAIL_SANDBOX",
     "DELIVERY_BATCH",
     "DELIVERY_LEASE",

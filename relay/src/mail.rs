@@ -12,22 +12,27 @@ pub mod target;
 pub mod mailbox;
 pub mod smtp;
 pub mod sandbox;
+pub mod suppression;
 
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use shared::email_address::EmailAddress;
 use shared::public_url::PublicUrl;
 use shared::redact::redact;
 use shared::token::KeyRing;
 
-use crate::deliver::{ClaimedJob, Failure, Kind, Lease, Outcome};
+use crate::deliver::{ClaimedJob, Failure, Kind, Lease, Meaning, Outcome};
 use args::CheckedArgs;
 use message::Sender;
 use sandbox::Sandbox;
 use smtp::Smtp;
 use smtp::options::Options;
+use smtp::outcomes::Phase;
+use suppression::Suppressions;
 use target::Target;
+use template::about::InDoubt;
 use template::{TemplateError, Templates};
 
 /// What the kind needs to be told.
@@ -47,6 +52,8 @@ pub struct Settings {
     pub connections: usize,
     /// How a mail server is treated.
     pub smtp: Options,
+    /// Whether an address that a server says is none is put on the suppression list.
+    pub suppress_bounces: bool,
     /// The only recipients that mail is sent to, if there is such a list.
     pub sandbox: Option<Sandbox>,
 }
@@ -62,6 +69,7 @@ pub struct Email {
     settings: Settings,
     templates: Templates,
     transport: Transport,
+    suppressions: OnceLock<Suppressions>,
 }
 
 /// Why mail can't be sent with these settings or templates.
@@ -97,7 +105,13 @@ impl Email {
                 Transport::Mailbox(directory.clone())
             }
         };
-        Ok(Arc::new(Self { settings, templates, transport }))
+        Ok(Arc::new(Self { settings, templates, transport, suppressions: OnceLock::new() }))
+    }
+
+    /// From now on, asks a suppression list before each mail. A second list changes nothing.
+    pub fn consult(&self, list: Suppressions) {
+        list.warm();
+        let _ = self.suppressions.set(list);
     }
 
     /// Says in the log what about its settings should not go unnoticed.
@@ -113,6 +127,19 @@ impl Email {
         if self.settings.sandbox.as_ref().is_some_and(|sandbox| !sandbox.allows(&args.to)) {
             return Ok(Outcome::CalledOff(sandbox::REASON.to_owned()));
         }
+        if let Some(list) = self.suppressions.get() {
+            match list.find(&args.to).await {
+                Ok(None) => {}
+                Ok(Some(reason)) => {
+                    return Ok(Outcome::CalledOff(format!(
+                        "not sent: the recipient is on the suppression list ({})",
+                        // People write it, and may name the recipient: it is logged.
+                        redact(&reason)
+                    )));
+                }
+                Err(error) => return Ok(Outcome::Away(format!("the suppression list can't be read: {error}"))),
+            }
+        }
         let mail = self.render(job, &args)?;
         let outcome = match &self.transport {
             Transport::Smtp(smtp) => smtp.send(&mail, lease).await,
@@ -120,12 +147,25 @@ impl Email {
         };
         Ok(match outcome {
             Outcome::Failed(failure) => {
+                if is_bounce(&failure) && self.settings.suppress_bounces {
+                    self.suppress(job, &args.to, &failure, &mail.to).await;
+                }
                 let reply = failure.reply.as_deref().map(|reply| without(reply, &mail.to));
                 Outcome::Failed(Failure { error: without(&failure.error, &mail.to), reply, ..failure })
             }
             Outcome::Away(reason) => Outcome::Away(without(&reason, &mail.to)),
             other => other,
         })
+    }
+
+    /// Sends no more to an address that a server says is none. The job is dead whether or not that can be noted.
+    async fn suppress(&self, job: &ClaimedJob, to: &EmailAddress, failure: &Failure, address: &str) {
+        let Some(list) = self.suppressions.get() else { return };
+        let reply = without(failure.reply.as_deref().unwrap_or_default(), address);
+        match list.bounced(to, &reply, job.job_id).await {
+            Ok(()) => tracing::info!(job_id = %job.job_id, "the recipient is put on the suppression list"),
+            Err(error) => tracing::warn!(job_id = %job.job_id, %error, "the suppression list can't be written"),
+        }
     }
 
     /// Makes a job's mail; what fails here fails at every attempt.
@@ -137,8 +177,9 @@ impl Email {
             TemplateError::Unknown(_) => Failure::transient(error.to_string()),
             TemplateError::Wrong { .. } => Failure::permanent(error.to_string()),
         })?;
-        message::build(&self.settings.from, &args.to, &content, job.job_id, occurred_at)
-            .map_err(|error| Failure::permanent(error.to_string()))
+        let mail = message::build(&self.settings.from, &args.to, &content, job.job_id, occurred_at)
+            .map_err(|error| Failure::permanent(error.to_string()))?;
+        Ok(message::Mail { hold: self.templates.about(&args.template).in_doubt == InDoubt::Hold, ..mail })
     }
 }
 
@@ -158,6 +199,13 @@ impl Kind for Email {
             Outcome::Failed(Failure { phase: Some("render"), reached: false, ..failure })
         })
     }
+}
+
+/// Whether a server said that there is no such mailbox, for good: it never was, has moved, or its domain takes no mail.
+fn is_bounce(failure: &Failure) -> bool {
+    failure.meaning == Meaning::Permanent
+        && failure.phase == Some(Phase::Rcpt.as_str())
+        && matches!(failure.enhanced_code.as_deref(), Some("5.1.1" | "5.1.6" | "5.1.10"))
 }
 
 fn read(job: &ClaimedJob) -> Result<CheckedArgs, Failure> {

@@ -16,6 +16,7 @@ pub mod job;
 pub mod change;
 pub mod failures;
 pub mod pauses;
+pub mod suppressions;
 pub mod watch;
 mod json;
 

@@ -156,6 +156,11 @@ impl SmtpSink {
         self.order(json!({ "do": "release", "step": step })).await
     }
 
+    /// Offers new connections no login by these ways (`PLAIN`, `LOGIN`).
+    pub async fn offer_no_login_by(&self, mechanisms: &[&str]) -> Result<()> {
+        self.order(json!({ "do": "exclude", "mechanisms": mechanisms })).await
+    }
+
     /// Ends DATA also at a lone dot between bare line feeds (`lf`) or carriage returns (`cr`), as lax servers do.
     pub async fn end_data_at(&self, ends: &[&str]) -> Result<()> {
         self.order(json!({ "do": "lax", "ends": ends })).await

@@ -1,5 +1,7 @@
 //! `relay mail`: what mail looks like, and who gets none.
 
+mod suppression;
+
 use std::path::PathBuf;
 
 use clap::{Args as ClapArgs, Subcommand};
@@ -29,6 +31,16 @@ enum Command {
         --out welcome.html\n\nExit codes: 0 done, 1 the file can't be written, 2 wrong usage, settings or templates."
     )]
     Preview(PreviewArgs),
+    /// Send no more mail to an address
+    #[command(
+        after_help = "Its mail ends as cancelled, with this reason. `relay jobs retry` sends what was cancelled once the \
+        address is off the list."
+    )]
+    Suppress(suppression::SuppressArgs),
+    /// Send mail to an address again
+    Unsuppress(suppression::UnsuppressArgs),
+    /// List the addresses that get no mail
+    Suppressed(suppression::SuppressedArgs),
 }
 
 #[derive(ClapArgs, Clone, Debug)]
@@ -74,6 +86,9 @@ pub(super) async fn run(args: Args, faults: Faults) -> u8 {
     match args.command {
         Command::List(args) => list(args, faults),
         Command::Preview(args) => preview(args, faults),
+        Command::Suppress(args) => suppression::suppress(args, faults).await,
+        Command::Unsuppress(args) => suppression::unsuppress(args, faults).await,
+        Command::Suppressed(args) => suppression::suppressed(args, faults).await,
     }
 }
 

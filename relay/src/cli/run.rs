@@ -13,6 +13,7 @@ use crate::config::delivery::{DeliveryArgs, MailArgs};
 use crate::config::{ApplicationDatabaseArgs, JobsDatabaseArgs, Service, ServiceArgs, VARIABLES};
 use crate::health::Health;
 use crate::mail::Email;
+use crate::mail::suppression::Suppressions;
 use crate::metrics::history::History;
 use crate::metrics::sampled::Sampler;
 use crate::operate::watch::{self, Pauses};
@@ -92,6 +93,9 @@ async fn service(settings: Settings, registry: handlers::Registry) -> anyhow::Re
         return server.await?;
     }
     settings.email.announce();
+    settings
+        .email
+        .consult(Suppressions::new(settings.jobs.clone(), format!("aftercommit mail {}", std::process::id())));
     tracing::info!(handlers = registry.names().join(", "), "event_handlers_registered");
 
     let name = format!("aftercommit relay {}", std::process::id());

@@ -67,6 +67,9 @@ pub struct MailArgs {
     /// What replies mean, before the usual rules: "rcpt 452=retry, data 554 5.7.1=retry"
     #[arg(long, env = "SMTP_OUTCOMES", value_name = "RULES")]
     smtp_outcomes: Option<String>,
+    /// true: an address that a mail server says is none (5.1.1 to RCPT) gets no more mail [default: false]
+    #[arg(long, env = "MAIL_SUPPRESS_BOUNCES", value_name = "BOOL")]
+    mail_suppress_bounces: Option<String>,
     /// On a staging system, the only recipients that mail is sent to: *@example.org,qa@example.com or none
     #[arg(long, env = "MAIL_SANDBOX", value_name = "LIST")]
     mail_sandbox: Option<String>,
@@ -124,6 +127,7 @@ impl MailArgs {
             link_ttl,
             connections: usize::try_from(connections).unwrap_or(4),
             smtp,
+            suppress_bounces: settings::switch("MAIL_SUPPRESS_BOUNCES", self.mail_suppress_bounces, false, faults),
             sandbox,
         };
         match Email::new(settings, templates?) {

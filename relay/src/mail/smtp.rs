@@ -124,6 +124,10 @@ async fn transact(connection: &mut Connection, mail: &Mail, lease: &Lease) -> Re
 
     let recipient = Rcpt::new(mail.recipient.clone(), vec![]);
     step("smtp rcpt", connection.wire.command(&recipient, 250, limits.command)).await.map_err(at(Phase::Rcpt))?;
+    if mail.hold {
+        // Before the server could have it: so a relay that is killed from here on leaves the doubt in the row.
+        lease.doubt_from_here().await.map_err(|_| Stop::LeaseLost)?;
+    }
     step("smtp data", connection.wire.command(&Data, 354, limits.data)).await.map_err(at(Phase::Data))?;
 
     lease.check().map_err(|_| Stop::LeaseLost)?;

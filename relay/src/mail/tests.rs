@@ -21,6 +21,7 @@ fn email(directory: &std::path::Path) -> Arc<Email> {
         link_ttl: Duration::from_secs(24 * 3600),
         connections: 3,
         smtp: Options::default(),
+        suppress_bounces: false,
         sandbox: None,
     };
     Email::new(settings, Templates::load(None).unwrap()).unwrap()

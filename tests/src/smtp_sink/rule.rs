@@ -28,7 +28,7 @@ pub enum Step {
     Dot,
 }
 
-/// What to do at a step. Delay comes first, then holding, then dropping or replying.
+/// What to do at a step. Delay comes first, then holding, then replying, then dropping.
 #[derive(Clone, Debug, Serialize)]
 pub struct Rule {
     step: Step,
@@ -38,12 +38,13 @@ pub struct Rule {
     hold: bool,
     drop: bool,
     reply: Option<String>,
+    drip: Option<f64>,
 }
 
 impl Rule {
     /// A rule for a step, for every recipient and every time.
     pub fn at(step: Step) -> Self {
-        Self { step, to: None, times: None, delay: None, hold: false, drop: false, reply: None }
+        Self { step, to: None, times: None, delay: None, hold: false, drop: false, reply: None, drip: None }
     }
 
     /// Only for this recipient (from [`Step::Rcpt`] on).
@@ -74,7 +75,7 @@ impl Rule {
         self
     }
 
-    /// Drops the connection.
+    /// Drops the connection, after the reply if there is one.
     #[must_use]
     pub fn drop_connection(mut self) -> Self {
         self.drop = true;
@@ -85,6 +86,13 @@ impl Rule {
     #[must_use]
     pub fn reply(mut self, reply: &str) -> Self {
         self.reply = Some(reply.to_owned());
+        self
+    }
+
+    /// Sends the reply a byte at a time, with such a pause behind each.
+    #[must_use]
+    pub fn drip(mut self, pause: Duration) -> Self {
+        self.drip = Some(pause.as_secs_f64());
         self
     }
 }

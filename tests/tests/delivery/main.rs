@@ -9,6 +9,8 @@ mod away;
 mod clocks;
 mod crashes;
 mod encryption;
+mod faults;
+mod hold;
 mod leases;
 mod plans;
 mod recipients;

@@ -11,8 +11,8 @@ const TO: &str = "ada@example.org";
 async fn an_operators_rule_decides_before_the_usual_ones() -> Result<()> {
     let Some(stage) = Stage::set("an_operators_rule_decides_before_the_usual_ones").await? else { return Ok(()) };
     stage.sink.rule(Rule::at(Step::Rcpt).to(TO).times(1).reply("554 5.7.1 blocked for now")).await?;
-    stage.sink.rule(Rule::at(Step::Rcpt).to("full@example.org").reply("452 4.2.2 full")).await?;
-    let (blocked, full) = (stage.job(TO).await?, stage.job("full@example.org").await?);
+    stage.sink.rule(Rule::at(Step::Rcpt).to("bob@example.org").reply("452 4.2.2 full")).await?;
+    let (blocked, full) = (stage.job(TO).await?, stage.job("bob@example.org").await?);
     let _relay = stage.relay(&[("SMTP_OUTCOMES", "rcpt 554 5.7.1=retry, rcpt 452 4.2.2=dead")]).await?;
     assert_eq!(stage.wait_for(blocked, "succeeded").await?.attempt, 2);
     let dead = stage.wait_for(full, "dead").await?;

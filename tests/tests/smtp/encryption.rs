@@ -88,6 +88,49 @@ async fn a_server_that_is_not_who_it_should_be_is_told_nothing() -> Result<()> {
 }
 
 #[tokio::test]
+async fn one_logs_in_by_whichever_way_is_offered() -> Result<()> {
+    let Some(python) = python() else {
+        skip("one_logs_in_by_whichever_way_is_offered", "no Python with aiosmtpd (Debian: python3-aiosmtpd)");
+        return Ok(());
+    };
+    let sink = SmtpSink::start(&python, &Options { login: Some("ada:right"), ..Options::default() }).await?;
+    let url = format!("smtp://ada:right@127.0.0.1:{}", sink.port());
+    for (excluded, way) in [("PLAIN", "LOGIN"), ("LOGIN", "PLAIN")] {
+        sink.offer_no_login_by(&[excluded]).await?;
+        assert_eq!(send(&client(&url), ADA).await, Outcome::Succeeded, "{way}");
+        let mut ways = sink.events_by_now().await?.into_iter().filter(|event| event.step == "auth");
+        assert_eq!(ways.next_back().and_then(|auth| auth.argument).as_deref(), Some(way));
+    }
+    sink.offer_no_login_by(&["PLAIN", "LOGIN"]).await?;
+    let reason = away(send(&client(&url), ADA).await);
+    assert_eq!(reason, "auth: the server offers no way to log in that is known here");
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_certificate_that_has_expired_is_none() -> Result<()> {
+    if !Certificate::can_be_made() {
+        skip("a_certificate_that_has_expired_is_none", "openssl is not installed");
+        return Ok(());
+    }
+    let Some(python) = python() else {
+        skip("a_certificate_that_has_expired_is_none", "no Python with aiosmtpd (Debian: python3-aiosmtpd)");
+        return Ok(());
+    };
+    for mode in ["starttls", "implicit"] {
+        let directory = tempfile::tempdir()?;
+        let made = Certificate::expired(directory.path(), "127.0.0.1")?;
+        let tls = Some((mode, made.certificate.as_path(), made.key.as_path()));
+        let sink = SmtpSink::start(&python, &Options { tls, login: Some("ada:right"), ..Options::default() }).await?;
+        let ca = format!("ca={}", made.certificate.display());
+        let reason = away(send(&client(&url(mode, "right", sink.port(), &ca)), ADA).await);
+        assert!(reason.starts_with("tls: no encrypted connection") && reason.contains("expired"), "{mode}: {reason}");
+        assert!(nothing_was_told(&sink.events_by_now().await?));
+    }
+    Ok(())
+}
+
+#[tokio::test]
 async fn a_server_without_starttls_gets_no_mail() -> Result<()> {
     let sink = sink_or_skip!("a_server_without_starttls_gets_no_mail");
     let reason = away(send(&client(&format!("{}?tls=required", sink.url())), ADA).await);

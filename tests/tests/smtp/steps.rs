@@ -133,6 +133,54 @@ async fn replies_without_end_are_cut_off() -> Result<()> {
     Ok(())
 }
 
+/// A tarpit: something comes all the time, and never enough of it.
+#[tokio::test]
+async fn a_server_that_drips_its_reply_is_given_up_in_time() -> Result<()> {
+    let sink = sink_or_skip!("a_server_that_drips_its_reply_is_given_up_in_time");
+    for (step, reply, expected) in [
+        (Step::Ehlo, "250 sink.example", About::Server),
+        (Step::Rcpt, "250 ok", About::Mail(TRANSIENT, "rcpt", None)),
+        (Step::Dot, "250 ok", About::Mail(Meaning::InDoubt, "dot", None)),
+    ] {
+        sink.rule(Rule::at(step).reply(reply).drip(Duration::from_millis(400)).times(1)).await?;
+        let outcome = hasty_client(&sink.url(), 1).send(&mail_to(ADA), &held()).await;
+        assert_eq!(about(outcome), expected, "{step:?}");
+    }
+    Ok(())
+}
+
+#[tokio::test]
+async fn a_yes_that_came_before_the_connection_broke_is_one() -> Result<()> {
+    let sink = sink_or_skip!("a_yes_that_came_before_the_connection_broke_is_one");
+    let client = client(&sink.url());
+    sink.rule(Rule::at(Step::Dot).reply("250 taken").drop_connection().times(1)).await?;
+    // Read before the end of the connection was; else it is in doubt, and never a plain failure.
+    let outcome = send(&client, ADA).await;
+    let in_doubt = matches!(&outcome, Outcome::Failed(failure) if failure.meaning == Meaning::InDoubt);
+    assert!(outcome == Outcome::Succeeded || in_doubt, "{outcome:?}");
+    // The broken connection is not used again.
+    assert_eq!(send(&client, ADA).await, Outcome::Succeeded);
+    assert_eq!(count(&sink.events_by_now().await?, "connected"), 2);
+
+    sink.rule(Rule::at(Step::Dot).reply("554 5.7.1 no").drop_connection().times(1)).await?;
+    let refused = about(send(&client, ADA).await);
+    let no = About::Mail(Meaning::Permanent, "dot", Some(554));
+    assert!(refused == no || refused == About::Mail(Meaning::InDoubt, "dot", None), "{refused:?}");
+    Ok(())
+}
+
+#[tokio::test]
+async fn bytes_that_are_no_reply_are_none() -> Result<()> {
+    let sink = sink_or_skip!("bytes_that_are_no_reply_are_none");
+    for garbage in ["\u{1}\u{2}\u{ff}\u{0}", "250-\u{0}\r\n354 x", "HTTP/1.1 400 Bad Request", "2500 ok", "-1 ok"] {
+        for (step, expected) in [(Step::Ehlo, About::Server), (Step::Rcpt, About::Mail(TRANSIENT, "rcpt", None))] {
+            sink.rule(Rule::at(step).reply(garbage).times(1)).await?;
+            assert_eq!(about(send(&hasty_client(&sink.url(), 5), ADA).await), expected, "{step:?} {garbage:?}");
+        }
+    }
+    Ok(())
+}
+
 #[tokio::test]
 async fn a_lease_that_ends_while_the_server_holds_back_354_sends_no_mail() -> Result<()> {
     let sink = sink_or_skip!("a_lease_that_ends_while_the_server_holds_back_354");

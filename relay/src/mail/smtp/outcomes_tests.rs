@@ -69,6 +69,11 @@ proptest! {
 }
 
 #[test]
+fn the_page_shows_the_rules_that_hold() {
+    assert!(include_str!("../MAIL.md").contains(USUAL.trim()), "MAIL.md and the usual rules differ");
+}
+
+#[test]
 fn the_first_rule_that_fits_decides() {
     let own =
         Outcomes::with("rcpt 550 5.1.1=dead, rcpt 550=retry\n# a comment, with = in it\nrcpt 4xx x.2.x=dead").unwrap();
