@@ -8,9 +8,11 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use shared::database_url::{self, DatabaseUrl};
+use shared::manual::{self, Shell};
 use shared::public_url::PublicUrl;
 use shared::settings::{self, Faults, Secret};
 use shared::telemetry::Logging;
+use shared::terminal::Color;
 use shared::token::{self, KeyRing};
 use shared::trace::export::Endpoint;
 
@@ -22,8 +24,14 @@ use crate::store::limits::Limit;
 #[command(
     version,
     about,
-    after_help = "Settings are given as flags or as the variables named beside them. \
-    Exit codes: 0 done, 1 failed while working, 2 wrong usage or settings, 3 refused by the state of the database."
+    max_term_width = 100,
+    after_help = "Settings are given as flags or as the variables named beside them.\n\n\
+    Examples:\n  \
+    api                        the service, with its settings in the environment\n  \
+    api migrate                bring the schema up to date, as the owner\n  \
+    api healthcheck            is the api on this machine ready?\n\n\
+    Exit codes: 0 done, 1 failed while working, 2 wrong usage or settings, 3 refused by the state of the database; \
+    see `api exit-codes`."
 )]
 pub struct Cli {
     /// What to do; serving is the default.
@@ -32,6 +40,9 @@ pub struct Cli {
     /// The settings.
     #[command(flatten)]
     pub settings: Settings,
+    /// When to use colour; NO_COLOR is heeded too
+    #[arg(long, global = true, value_enum, default_value_t, value_name = "WHEN")]
+    pub color: Color,
 }
 
 /// What `api` can do.
@@ -43,6 +54,20 @@ pub enum Command {
     Migrate,
     /// Ask the api on this machine whether it is ready (for containers without a shell)
     Healthcheck,
+    /// Print the completions for a shell, such as: api completions bash > /etc/bash_completion.d/api
+    Completions {
+        /// Which shell
+        shell: Shell,
+    },
+    /// Write a manual page for each command
+    Man {
+        /// The directory, made if need be
+        #[arg(long, value_name = "DIRECTORY")]
+        out: PathBuf,
+    },
+    /// Print what the exit codes mean
+    #[command(long_about = manual::EXIT_CODES)]
+    ExitCodes,
 }
 
 macro_rules! settings {

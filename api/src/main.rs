@@ -20,14 +20,19 @@ mod metrics;
 
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser};
 use shared::healthcheck::{Question, ask};
+use shared::manual;
 use shared::telemetry;
 
 use config::{Cli, Command};
 
 fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return manual::usage(&error, std::env::args_os()).into(),
+    };
+    cli.color.apply();
     let outcome = match cli.command {
         None | Some(Command::Serve) => config::Serve::read(cli.settings).map(|config| Mode::Serve(Box::new(config))),
         Some(Command::Migrate) => config::Migrate::read(cli.settings).map(Mode::Migrate),
@@ -35,6 +40,15 @@ fn main() -> ExitCode {
             Ok(listen) => return healthcheck(listen),
             Err(faults) => Err(faults),
         },
+        Some(Command::Completions { shell }) => {
+            manual::completions(Cli::command(), shell);
+            return ExitCode::SUCCESS;
+        }
+        Some(Command::Man { out }) => return manual::write(Cli::command(), &out).into(),
+        Some(Command::ExitCodes) => {
+            shared::terminal::print(manual::EXIT_CODES);
+            return ExitCode::SUCCESS;
+        }
     };
     let mode = match outcome {
         Ok(mode) => mode,

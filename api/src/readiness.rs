@@ -23,36 +23,52 @@ const READ_ONLY: &str =
     "SELECT current_setting('in_hot_standby') = 'on' OR current_setting('transaction_read_only') = 'on'";
 
 /// The reason why requests can't be served; `None` when they can.
-pub type Unready = Option<String>;
+pub type Unready = Option<Reason>;
+
+/// What is in the way.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Reason {
+    /// Which part: `application database`, `schema`, `standby`, `api`.
+    pub about: &'static str,
+    /// In words, with what to do; no secrets.
+    pub words: String,
+}
+
+/// The database itself.
+const DATABASE: &str = "application database";
+
+fn reason(about: &'static str, words: impl Into<String>) -> Reason {
+    Reason { about, words: words.into() }
+}
 
 /// Watches the database until shutdown, which is a reason as well.
 pub async fn watch(url: DatabaseUrl, state: watch::Sender<Unready>, shutdown: CancellationToken) {
     let options = url.connect_options("aftercommit api readiness");
     let mut connection = None;
     loop {
-        let reason = match tokio::time::timeout(LIMIT, probe(connection.take(), &options)).await {
-            Ok(Ok((used, reason))) => {
+        let found = match tokio::time::timeout(LIMIT, probe(connection.take(), &options)).await {
+            Ok(Ok((used, found))) => {
                 connection = Some(used);
-                reason
+                found
             }
-            Ok(Err(error)) => Some(describe(&error)),
-            Err(_) => Some("the database does not answer".to_owned()),
+            Ok(Err(error)) => Some(reason(DATABASE, describe(&error))),
+            Err(_) => Some(reason(DATABASE, "the database does not answer")),
         };
-        let pause = if reason.is_some() { SHORT_INTERVAL } else { INTERVAL };
-        announce(&state, reason);
+        let pause = if found.is_some() { SHORT_INTERVAL } else { INTERVAL };
+        announce(&state, found);
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = shutdown.cancelled() => break,
         }
     }
-    announce(&state, Some("api is stopping".to_owned()));
+    announce(&state, Some(reason("api", "api is stopping")));
 }
 
 fn announce(state: &watch::Sender<Unready>, reason: Unready) {
     state.send_if_modified(|known| {
         let changed = *known != reason;
         match &reason {
-            Some(reason) if changed => tracing::warn!(reason, "not ready"),
+            Some(Reason { about, words }) if changed => tracing::warn!(about, reason = words, "not ready"),
             None if changed => tracing::info!("ready"),
             _ => {}
         }
@@ -70,13 +86,13 @@ async fn probe(
         None => PgConnection::connect_with(options).await?,
     };
     if sqlx::query_scalar(READ_ONLY).fetch_one(&mut connection).await? {
-        return Ok((connection, Some("the database is read-only, perhaps a standby".to_owned())));
+        return Ok((connection, Some(reason("standby", "the database is read-only, perhaps a standby"))));
     }
-    let reason = match Standing::ask(&SCHEMA, &mut connection).await? {
+    let unfit = match Standing::ask(&SCHEMA, &mut connection).await? {
         Standing::Fits => None,
-        other => Some(other.to_string()),
+        other => Some(reason("schema", other.to_string())),
     };
-    Ok((connection, reason))
+    Ok((connection, unfit))
 }
 
 /// In words that hold nothing of what the server quotes.
@@ -96,5 +112,5 @@ fn describe(error: &sqlx::Error) -> String {
 
 /// The state before the first answer.
 pub fn unknown() -> (watch::Sender<Unready>, watch::Receiver<Unready>) {
-    watch::channel(Some("the database has not answered yet".to_owned()))
+    watch::channel(Some(reason(DATABASE, "the database has not answered yet")))
 }

@@ -25,3 +25,5 @@ pub mod replay;
 pub mod verify;
 pub mod status;
 pub mod operate;
+pub mod doctor;
+pub mod events;

@@ -13,6 +13,7 @@ pub mod mailbox;
 pub mod smtp;
 pub mod sandbox;
 pub mod suppression;
+mod probe;
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
@@ -26,6 +27,7 @@ use shared::token::KeyRing;
 use crate::deliver::{ClaimedJob, Failure, Kind, Lease, Meaning, Outcome};
 use args::CheckedArgs;
 use message::Sender;
+pub use probe::{Probe, Server};
 use sandbox::Sandbox;
 use smtp::Smtp;
 use smtp::options::Options;
@@ -34,6 +36,9 @@ use suppression::Suppressions;
 use target::Target;
 use template::about::InDoubt;
 use template::{TemplateError, Templates};
+
+/// What the kind is called.
+pub const KIND: &str = "email";
 
 /// What the kind needs to be told.
 #[derive(Debug)]
@@ -186,7 +191,7 @@ impl Email {
 #[async_trait::async_trait]
 impl Kind for Email {
     fn name(&self) -> &'static str {
-        "email"
+        KIND
     }
 
     fn concurrency(&self) -> usize {

@@ -10,6 +10,7 @@ pub mod look;
 pub mod rows;
 pub mod evidence;
 pub mod page;
+pub mod listing;
 pub mod backlog;
 
 use std::time::Duration;

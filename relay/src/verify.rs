@@ -207,7 +207,7 @@ async fn forward(
 }
 
 /// Whether a lane's cursor says that this row was handed over.
-fn has_passed(cursors: &[Cursor], row: &OutboxRow) -> bool {
+pub(crate) fn has_passed(cursors: &[Cursor], row: &OutboxRow) -> bool {
     let Some(cursor) = cursors.iter().find(|cursor| cursor.lane == row.envelope.lane) else { return false };
     let place = (row.envelope.position, row.envelope.event_id);
     let in_window = |window: &cursor::Window| {

@@ -16,6 +16,7 @@ pub mod metrics;
 pub mod terminal;
 pub mod progress;
 pub mod trace;
+pub mod manual;
 pub mod shutdown;
 pub mod healthcheck;
 pub mod redact;

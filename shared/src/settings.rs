@@ -36,6 +36,11 @@ impl Faults {
         self.0.is_empty()
     }
 
+    /// Each fault: the setting, what is wrong with it, what to do about it.
+    pub fn iter(&self) -> impl Iterator<Item = (&str, &str, &str)> {
+        self.0.iter().map(|fault| (&*fault.setting, &*fault.problem, &*fault.remedy))
+    }
+
     /// `Err` with all faults when there is any.
     pub fn finish(self) -> Result<(), Self> {
         if self.is_empty() { Ok(()) } else { Err(self) }

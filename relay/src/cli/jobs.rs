@@ -2,7 +2,7 @@
 
 mod args;
 mod bulk;
-mod list;
+pub(super) mod list;
 mod pause;
 mod show;
 

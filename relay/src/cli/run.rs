@@ -45,6 +45,13 @@ struct Settings {
 }
 
 impl Args {
+    /// What can be told of the surroundings, whatever is wrong with the rest.
+    pub(super) fn parts(self, faults: &mut Faults) -> (Option<DatabaseUrl>, Option<DatabaseUrl>, Option<Arc<Email>>) {
+        self.service.read(faults);
+        self.delivery.read(faults);
+        (self.application.read(faults), self.jobs.read(faults), self.mail.read(faults))
+    }
+
     fn read(self, faults: &mut Faults) -> Option<Settings> {
         let application = self.application.read(faults);
         let jobs = self.jobs.read(faults);

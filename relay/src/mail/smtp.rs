@@ -14,6 +14,7 @@ mod pool;
 mod reply;
 pub mod outcomes;
 mod verdict;
+mod probe;
 
 use lettre::transport::smtp::commands::{Data, Mail as MailFrom, Rcpt, Rset};
 use lettre::transport::smtp::extension::{Extension, MailBodyParameter, MailParameter};

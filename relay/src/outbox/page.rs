@@ -252,7 +252,7 @@ async fn take(stream: RowStream, limit: usize) -> Result<(Vec<OutboxRow>, bool),
 }
 
 impl Filter {
-    fn parameters(&self) -> Parameters<'_> {
+    pub(super) fn parameters(&self) -> Parameters<'_> {
         vec![
             (&self.aggregate, Type::TEXT),
             (&self.types, Type::TEXT_ARRAY),

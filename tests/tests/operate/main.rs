@@ -6,3 +6,4 @@ mod change;
 mod failures;
 mod pauses;
 mod commands;
+mod events;

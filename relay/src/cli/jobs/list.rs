@@ -88,7 +88,7 @@ fn line(job: &JobRow) -> Vec<String> {
 }
 
 /// The state, by word and by colour.
-pub(super) fn state(job: &JobRow) -> String {
+pub(in crate::cli) fn state(job: &JobRow) -> String {
     let name = job.state_name();
     let name = match job.state {
         Some(JobState::Succeeded) => good(name),

@@ -60,6 +60,11 @@ impl Connector {
         Ok(Self { tls: tls_connector(&server)?, server, name: full_name(ClientId::default()), limits })
     }
 
+    /// Whom it connects to.
+    pub(super) fn server(&self) -> &SmtpServer {
+        &self.server
+    }
+
     /// Connects, encrypts and logs in.
     pub(super) async fn connect(&self) -> Result<Connection, Failed> {
         let limit = self.limits.command;
