@@ -3,6 +3,7 @@
 //! Everything arrives as text and is read here, so that a start with three mistakes tells all three.
 
 pub mod delivery;
+pub mod dashboard;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -40,6 +41,10 @@ pub const VARIABLES: &[&str] = &[
     "DELIVERY_POLL",
     "SHUTDOWN_GRACE",
     "OTEL_EXPORTER_OTLP_ENDPOINT",
+    "DASHBOARD_LISTEN",
+    "DASHBOARD_TOKEN",
+    "DASHBOARD_READ_TOKEN",
+    "DASHBOARD_HOSTS",
     "LOG_FORMAT",
     "LOG_LEVEL",
 ];

@@ -27,3 +27,4 @@ pub mod status;
 pub mod operate;
 pub mod doctor;
 pub mod events;
+pub mod dashboard;

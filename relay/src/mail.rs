@@ -14,6 +14,7 @@ pub mod smtp;
 pub mod sandbox;
 pub mod suppression;
 mod probe;
+pub mod preview;
 
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};

@@ -74,7 +74,10 @@ async fn exchange(method: Method, url: &Url, headers: &[(HeaderName, &str)], bod
     let connection = tokio::spawn(connection);
 
     let target = &url[url::Position::BeforePath..url::Position::AfterQuery];
-    let mut request = Request::builder().method(method).uri(target).header(HOST, format!("{host}:{port}"));
+    let mut request = Request::builder().method(method).uri(target);
+    if headers.iter().all(|(name, _)| name != HOST) {
+        request = request.header(HOST, format!("{host}:{port}"));
+    }
     for (name, value) in headers {
         request = request.header(name, *value);
     }

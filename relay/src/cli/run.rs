@@ -9,6 +9,7 @@ use shared::shutdown;
 use shared::trace::export;
 use tokio_util::sync::CancellationToken;
 
+use crate::config::dashboard::DashboardArgs;
 use crate::config::delivery::{DeliveryArgs, MailArgs};
 use crate::config::{ApplicationDatabaseArgs, JobsDatabaseArgs, Service, ServiceArgs, VARIABLES};
 use crate::health::Health;
@@ -18,7 +19,7 @@ use crate::metrics::history::History;
 use crate::metrics::sampled::Sampler;
 use crate::operate::watch::{self, Pauses};
 use crate::wake::{Bell, listen_to_outbox};
-use crate::{deliver, dispatch, handlers, http, metrics};
+use crate::{dashboard, deliver, dispatch, handlers, http, metrics};
 
 /// Everything that the service is told at start.
 #[derive(ClapArgs, Clone, Debug)]
@@ -33,6 +34,8 @@ pub struct Args {
     mail: MailArgs,
     #[command(flatten)]
     delivery: DeliveryArgs,
+    #[command(flatten)]
+    dashboard: DashboardArgs,
 }
 
 /// The same, read.
@@ -42,6 +45,7 @@ struct Settings {
     service: Service,
     email: Arc<Email>,
     delivery: deliver::Settings,
+    dashboard: Option<dashboard::Settings>,
 }
 
 impl Args {
@@ -58,7 +62,8 @@ impl Args {
         let service = self.service.read(faults);
         let email = self.mail.read(faults);
         let delivery = self.delivery.read(faults);
-        Some(Settings { application: application?, jobs: jobs?, service, email: email?, delivery })
+        let dashboard = self.dashboard.read(faults);
+        Some(Settings { application: application?, jobs: jobs?, service, email: email?, delivery, dashboard })
     }
 }
 
@@ -94,10 +99,32 @@ async fn service(settings: Settings, registry: handlers::Registry) -> anyhow::Re
     let mut kinds = deliver::Kinds::default();
     kinds.on(settings.email.clone())?;
     metrics::install(&registry, &kinds.names(), job_queue_enabled)?;
+    let history = History::default();
+    let dashboard = match settings.dashboard {
+        None => None,
+        Some(shown) => Some(dashboard::Context {
+            settings: shown,
+            application: settings.application.clone(),
+            jobs: settings.jobs.clone(),
+            registry: handlers::register_all()?,
+            email: settings.email.clone(),
+            health: health.clone(),
+            history: history.clone(),
+        }),
+    };
+    let dashboard =
+        dashboard.map(|context| tokio::spawn(with_stop(stop.clone(), dashboard::serve(context, stop.clone()))));
+    let served = async {
+        server.await??;
+        if let Some(dashboard) = dashboard {
+            dashboard.await??;
+        }
+        anyhow::Ok(())
+    };
     if !job_queue_enabled {
         tracing::warn!("paused: JOB_QUEUE_ENABLED is false; events wait in the outbox");
         health.paused("relay", "paused by JOB_QUEUE_ENABLED");
-        return server.await?;
+        return served.await;
     }
     settings.email.announce();
     settings
@@ -125,7 +152,7 @@ async fn service(settings: Settings, registry: handlers::Registry) -> anyhow::Re
         name: name.clone(),
         handlers: registry.names().to_vec(),
         kinds: kinds.names(),
-        history: History::default(),
+        history,
     };
     let sampler = tokio::spawn(sampler.run(stop.clone()));
     let delivery = deliver::Context {
@@ -165,7 +192,7 @@ async fn service(settings: Settings, registry: handlers::Registry) -> anyhow::Re
     listener.await?;
     following.await?;
     sampler.await?;
-    server.await?
+    served.await
 }
 
 /// Runs a part to its end; if it failed, the others are told to stop.

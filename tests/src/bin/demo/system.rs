@@ -11,7 +11,7 @@ use anyhow::{Context as _, Result, ensure};
 use tests::broom::Broom;
 use tests::databases::{DatabaseServer, Databases, Role, project_folder};
 use tests::mailbox::Mailbox;
-use tests::postgres::{Account, Builder, Cluster, durable_home};
+use tests::postgres::{Account, Builder, Cluster, durable_home, free_port};
 use tests::process::{Launch, built_programs};
 use tests::services::{self, Service};
 
@@ -20,12 +20,17 @@ use crate::screen::{Screen, took};
 /// The addresses that the README names; others are taken when these are in use.
 const USUAL_ADDRESSES: [(&str, &str); 2] = [("API_LISTEN", "127.0.0.1:8080"), ("RELAY_LISTEN", "127.0.0.1:9090")];
 
+/// Where the dashboard is, unless the address is in use.
+const USUAL_DASHBOARD: &str = "127.0.0.1:9091";
+
 /// Everything that runs. Dropped from the top, so that nobody loses what it depends on.
 pub struct System {
     /// The HTTP API.
     pub api: Service,
     /// The relay.
     pub relay: Service,
+    /// Where the relay shows its dashboard.
+    pub dashboard: String,
     /// Where the relay delivers to.
     pub mailbox: Mailbox,
     /// Both databases.
@@ -60,13 +65,18 @@ impl System {
         let api = start_service(api, "api", "API_LISTEN", &home).await?;
         screen.item("api", &api.url, &took(step.elapsed()));
         let step = Instant::now();
+        let dashboard =
+            if is_free(USUAL_DASHBOARD) { USUAL_DASHBOARD.to_owned() } else { format!("127.0.0.1:{}", free_port()?) };
         let relay = services::relay(&databases, &keys, &api.url, &mailbox.url()).await?;
+        let relay = relay.environment([("DASHBOARD_LISTEN", &*dashboard)]);
         let relay = start_service(relay, "relay", "RELAY_LISTEN", &home).await?;
         screen.item("relay", &relay.url, &took(step.elapsed()));
+        let dashboard = format!("http://{dashboard}");
+        screen.item("dashboard", &dashboard, "");
         screen.item("mail", &mailbox.directory().display().to_string(), "");
         screen.item("logs", &home.path().join("*.log").display().to_string(), "");
         screen.line(format_args!("\n  {}", screen.dim(&format!("ready after {}", took(started.elapsed())))));
-        Ok(Self { api, relay, mailbox, databases, server, home })
+        Ok(Self { api, relay, dashboard, mailbox, databases, server, home })
     }
 
     /// Says what to try.
@@ -76,6 +86,7 @@ impl System {
         screen.line(format_args!("  curl -i {api}/v1/users -H 'Content-Type: application/json' \\"));
         screen.line("       -d '{\"email\": \"ada@example.org\", \"display_name\": \"Ada\"}'");
         screen.heading("Look around");
+        screen.item("dashboard", &self.dashboard, "lag, events, jobs, mail, replay");
         screen.item("API", &format!("{api}/docs"), "");
         screen.item("health", &format!("{}/readyz", self.relay.url), "");
         screen.item("outbox", &format!("psql '{}'", self.databases.app.url(Role::Owner)), "TABLE outbox;");
