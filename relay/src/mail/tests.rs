@@ -1,3 +1,5 @@
+use std::sync::LazyLock;
+
 use proptest::prelude::*;
 use serde_json::json;
 use shared::settings::{Faults, Secret};
@@ -11,6 +13,10 @@ use crate::jobs::lease::{Boot, ProcessLease};
 const TO: &str = "Ada.Lovelace@example.org";
 
 fn email(directory: &std::path::Path) -> Arc<Email> {
+    email_with(directory, Templates::load(None).unwrap())
+}
+
+fn email_with(directory: &std::path::Path, templates: Templates) -> Arc<Email> {
     let mut faults = Faults::new();
     let keys = Secret::new("k:AAECAwQFBgcICQoLDA0ODxAREhMUFRYXGBkaGxwdHh8");
     let settings = Settings {
@@ -24,7 +30,7 @@ fn email(directory: &std::path::Path) -> Arc<Email> {
         suppress_bounces: false,
         sandbox: None,
     };
-    Email::new(settings, Templates::load(None).unwrap()).unwrap()
+    Email::new(settings, templates).unwrap()
 }
 
 fn compose(email: &Email, job: &ClaimedJob) -> Result<message::Mail, Failure> {
@@ -143,6 +149,46 @@ proptest! {
         let boundary = format!("--=_{}", job.job_id.simple());
         prop_assert_eq!(body.split("\r\n").filter(|line| line.starts_with(&boundary)).count(), 3);
         prop_assert_eq!(mail.to.matches('@').count(), 1);
+    }
+}
+
+/// A mail of an operator's own, in which `data` stand everywhere.
+static NOTE: LazyLock<Arc<Email>> = LazyLock::new(|| {
+    let folder = Folder::new("note");
+    let own = folder.0.join("own");
+    std::fs::create_dir_all(own.join("en")).unwrap();
+    for (file, text) in [
+        ("en/note.subject.txt", "Note: {{ data.text }}"),
+        ("en/note.txt", "{{ data.text }}\n{{ data.list[0] }}"),
+        ("en/note.html", "<p title=\"{{ data.text }}\">{{ data.list[0] }}</p>"),
+        ("note.json", r#"{"sample": {"text": "x", "list": ["y"]}}"#),
+    ] {
+        std::fs::write(own.join(file), text).unwrap();
+    }
+    // Read now, the files are not needed any more.
+    email_with(&folder.0, Templates::load(Some(&own)).unwrap())
+});
+
+proptest! {
+    #[test]
+    fn whatever_data_hold_is_text(
+        text in "(\\PC|[\r\n\t\0\u{85}\u{2028}]|\r\n\r\n|\r\n\\.\r\n|\n\\.\n|<b>|\"|\\{\\{ link \\}\\}){0,40}",
+        more in "(\\PC|[\r\n]|\n\\.\n|<b>|--=_|\r\nBcc: x@y.zz){0,40}",
+    ) {
+        let data = json!({ "text": text, "list": [more] });
+        let args = json!({ "template": "note", "to": TO, "name": "Ada", "user_id": Uuid::nil(), "data": data });
+        let job = ClaimedJob::for_tests(&args.to_string());
+        let Ok(mail) = compose(&NOTE, &job) else { return Ok(()) };
+        let args = read(&job).unwrap();
+        let content = NOTE.templates.render(&args, &NOTE.settings, job.occurred_at.unwrap()).unwrap();
+        prop_assert!(!content.html.contains("<b>") && content.html.matches('"').count() == 2, "{}", content.html);
+        let text = String::from_utf8(mail.bytes).unwrap();
+        let (head, body) = text.split_once("\r\n\r\n").unwrap();
+        prop_assert_eq!(head.split("\r\n").filter(|line| !line.starts_with([' ', '\t'])).count(), 8, "{}", head);
+        prop_assert!(body.is_ascii() && !text.replace("\r\n", "").contains(['\r', '\n']));
+        let boundary = format!("--=_{}", job.job_id.simple());
+        prop_assert_eq!(body.split("\r\n").filter(|line| line.starts_with(&boundary)).count(), 3);
+        prop_assert!(text.split("\r\n").all(|line| line.len() <= 998));
     }
 }
 
