@@ -11,10 +11,13 @@ pub mod rebase;
 pub mod ghosts;
 pub mod history;
 pub mod misled;
+pub mod memory;
 pub mod lanes;
 pub mod lane;
 pub mod read;
 pub mod traced;
+#[cfg(test)]
+mod model;
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -36,6 +39,7 @@ use crate::wake::Bell;
 use crate::{outbox, retry, schema};
 use commit::Statements;
 use lane::Lane;
+use memory::Memory;
 use misled::Misled;
 use read::{Batch, Found, Reader};
 use registrations::Registrations;
@@ -131,13 +135,20 @@ pub async fn run(context: &Context, worker: usize, stop: &CancellationToken) {
     tokio::join!(work(context, worker, stop), at_start::retry_open_failures(failures, stop));
 }
 
+/// What a worker is called where health is told.
+fn part(worker: usize) -> String {
+    format!("dispatch {worker}")
+}
+
 async fn work(context: &Context, worker: usize, stop: &CancellationToken) {
-    let part = format!("dispatch {worker}");
+    let part = part(worker);
     context.health.ill(&part, About::Relay, "not connected yet");
-    let mut pace = retry::reconnect();
+    let (mut pace, memory) = (retry::reconnect(), Memory::default());
     while !stop.is_cancelled() {
         context.health.turned(&part);
-        let Err(error) = session(context, worker, &part, &mut pace, stop).await else { break };
+        let session =
+            async { session(Worker::connect(context, &memory).await?, context, worker, &mut pace, stop).await };
+        let Err(error) = session.await else { break };
         let message = error.to_string();
         record::interrupted();
         record::lanes(worker, 0);
@@ -152,15 +163,15 @@ async fn work(context: &Context, worker: usize, stop: &CancellationToken) {
     context.health.ended(&part);
 }
 
-/// One pair of connections, from their opening until one breaks, a fence is met, or it is time to stop.
+/// One pair of connections, until one breaks, a fence is met, or it is time to stop.
 async fn session(
+    mut worker: Worker,
     context: &Context,
     number: usize,
-    part: &str,
     pace: &mut retry::Reconnect,
     stop: &CancellationToken,
 ) -> Result<(), Error> {
-    let mut worker = Worker::connect(context).await?;
+    let part = &part(number);
     let mut look = true;
     loop {
         context.health.turned(part);
@@ -200,6 +211,7 @@ pub struct Worker {
     statements: Statements,
     registrations: Registrations,
     lanes: BTreeMap<i16, Lane>,
+    memory: Memory,
     /// The lane to begin the next batch with.
     turn: i16,
     ear: watch::Receiver<u64>,
@@ -217,7 +229,7 @@ impl Worker {
     ///
     /// # Errors
     /// When either database is away, refuses, or has another schema.
-    pub async fn connect(context: &Context) -> Result<Self, Error> {
+    pub async fn connect(context: &Context, memory: &Memory) -> Result<Self, Error> {
         // The application first: a worker that cannot read holds no lanes.
         let application = postgres::application(&context.application, &context.name).await;
         let application = application.map_err(|error| Error::Application(error.into()))?;
@@ -226,7 +238,9 @@ impl Worker {
             Standing::Fits => {}
             other => return Err(Error::Schema(other)),
         }
-        misled::check(&application, &jobs).await?;
+        let cursors = within(PATIENCE, cursor::load_all(&jobs)).await.map_err(Error::Jobs)?;
+        memory.compare(&jobs, &cursors).await?;
+        misled::check(&application, &cursors).await?;
         let statements = within(PATIENCE, Statements::prepare(&jobs)).await.map_err(Error::Jobs)?;
         let registering = registrations::register(&jobs, context.registry.names());
         let registrations = within(PATIENCE, registering).await.map_err(Error::Jobs)?;
@@ -238,6 +252,7 @@ impl Worker {
             statements,
             registrations,
             lanes: BTreeMap::new(),
+            memory: memory.clone(),
             turn: 0,
             ear: context.outbox_bell.ear(),
             paused: context.pauses.ear(),
@@ -297,7 +312,7 @@ impl Worker {
                 }
                 read::batch(reader, &mut self.lanes, &mut self.turn).await.map(Some)
             };
-            let storing = store(&mut self.jobs, &self.statements, pending.take(), context);
+            let storing = store(&mut self.jobs, &self.statements, &self.memory, pending.take(), context);
             let (stored, found) = tokio::join!(storing, reading);
             stored?;
             match found? {
@@ -377,12 +392,14 @@ impl Worker {
 async fn store(
     jobs: &mut Client,
     statements: &Statements,
+    memory: &Memory,
     batch: Option<Batch>,
     context: &Context,
 ) -> Result<(), commit::Error> {
     let Some(mut batch) = batch else { return Ok(()) };
     let began = Instant::now();
     let stored = commit::commit(jobs, statements, &batch).await?;
+    memory.moved(&batch.cursors);
     record::committed(&batch.tally, batch.events, stored, batch.took, began.elapsed());
     batch.traced.committed(batch.events, stored);
     for failure in &batch.failures {

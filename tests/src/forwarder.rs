@@ -10,6 +10,7 @@ use anyhow::Result;
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::task::{AbortHandle, JoinHandle};
+use tokio_util::sync::CancellationToken;
 
 /// A forwarder from a port of its own to another on this machine; gone when dropped.
 #[derive(Debug)]
@@ -23,6 +24,8 @@ pub struct Forwarder {
 struct Behind {
     port: u16,
     connections: Vec<AbortHandle>,
+    /// Stops what is carried on the connections that are there.
+    frozen: CancellationToken,
 }
 
 impl Forwarder {
@@ -30,7 +33,7 @@ impl Forwarder {
     pub async fn to(port: u16) -> Result<Self> {
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await?;
         let own = listener.local_addr()?.port();
-        let behind = Arc::new(Mutex::new(Behind { port, connections: Vec::new() }));
+        let behind = Arc::new(Mutex::new(Behind { port, connections: Vec::new(), frozen: CancellationToken::new() }));
         let acceptor = tokio::spawn(accept(listener, behind.clone()));
         Ok(Self { port: own, behind, acceptor })
     }
@@ -43,6 +46,11 @@ impl Forwarder {
     /// Sends new connections to another port; those that are there stay.
     pub fn turn_to(&self, port: u16) {
         lock(&self.behind).port = port;
+    }
+
+    /// Lets every connection stay and carries nothing on it any more, as a firewall that forgot it. New ones are as ever.
+    pub fn freeze(&self) {
+        std::mem::take(&mut lock(&self.behind).frozen).cancel();
     }
 
     /// Cuts every connection.
@@ -61,19 +69,22 @@ impl Drop for Forwarder {
 async fn accept(listener: TcpListener, behind: Arc<Mutex<Behind>>) {
     while let Ok((near, _)) = listener.accept().await {
         let mut guard = lock(&behind);
-        let task = tokio::spawn(forward(near, guard.port));
+        let task = tokio::spawn(forward(near, guard.port, guard.frozen.clone()));
         guard.connections.retain(|connection| !connection.is_finished());
         guard.connections.push(task.abort_handle());
     }
 }
 
 /// A connection, until either side ends it. A server that does not answer is a connection that closes at once.
-async fn forward(mut near: TcpStream, port: u16) {
+async fn forward(mut near: TcpStream, port: u16, frozen: CancellationToken) {
     let Ok(mut far) = TcpStream::connect((Ipv4Addr::LOCALHOST, port)).await else { return };
     // Small messages must not wait for each other; if it cannot be set they wait a little.
     let _ = (near.set_nodelay(true), far.set_nodelay(true));
-    // How it ended is seen at both ends.
-    let _ = copy_bidirectional(&mut near, &mut far).await;
+    tokio::select! {
+        // How it ended is seen at both ends.
+        _ = copy_bidirectional(&mut near, &mut far) => {}
+        () = frozen.cancelled() => std::future::pending().await,
+    }
 }
 
 fn lock(behind: &Mutex<Behind>) -> MutexGuard<'_, Behind> {

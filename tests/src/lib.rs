@@ -9,6 +9,7 @@ pub mod postgres;
 pub mod databases;
 pub mod copies;
 pub mod forwarder;
+pub mod pooler;
 pub mod http;
 pub mod page;
 pub mod process;

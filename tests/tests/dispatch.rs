@@ -5,9 +5,11 @@ use relay::dispatch::commit;
 use relay::dispatch::read::Found;
 use relay::handlers::{HandlerError, Registry};
 use relay::jobs::Job;
+use relay::outbox::window::Snapshot;
+use relay::outbox::{self, Question, Range, START, Slice};
 use shared::envelope::Envelope;
 use tests::databases::{DatabaseServer, Databases, Role};
-use tests::dispatcher::{Counted, Dispatcher, Step, counting, dispatched, write_event};
+use tests::dispatcher::{Counted, Dispatcher, Step, counting, dispatched, url, write_event};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_lower_position_that_commits_later_is_delivered() -> Result<()> {
@@ -25,6 +27,67 @@ async fn a_lower_position_that_commits_later_is_delivered() -> Result<()> {
     assert_eq!(dispatcher.drain().await?, 1);
     assert_eq!(dispatched(&databases).await?, [2, 1]);
     assert_eq!(dispatcher.step().await?, Step::Idle);
+    Ok(())
+}
+
+/// By transaction id the second event would be the first.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_transaction_that_began_first_and_wrote_last_comes_last() -> Result<()> {
+    let databases = Databases::new().await?;
+    let (early, late) = (databases.app.connect(Role::Owner).await?, databases.app.connect(Role::Owner).await?);
+    let mut dispatcher = Dispatcher::new(&databases, counting()).await?;
+    early.batch_execute("BEGIN; SELECT pg_current_xact_id()").await?;
+    write_event(&late, "a", 1).await?;
+    write_event(&early, "a", 2).await?;
+    early.batch_execute("COMMIT").await?;
+    assert_eq!(dispatcher.drain().await?, 2);
+    assert_eq!(dispatched(&databases).await?, [1, 2]);
+    Ok(())
+}
+
+/// Were each statement of a poll to see a moment of its own, the cursor would pass by what committed between them.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_commits_between_two_statements_of_a_poll_waits_for_the_next() -> Result<()> {
+    let databases = Databases::new().await?;
+    let (early, writer) = (databases.app.connect(Role::Owner).await?, databases.app.connect(Role::Owner).await?);
+    early.batch_execute("BEGIN").await?;
+    write_event(&early, "a", 1).await?;
+    write_event(&writer, "a", 2).await?;
+    let lane: i16 = writer.query_one("SELECT lane FROM aftercommit.outbox", &[]).await?.get(0);
+
+    let application = relay::postgres::application(&url(&databases.app.url(Role::Relay))?, "test").await?;
+    let seen = Snapshot::NOTHING;
+    let question = Question { lane, seen: &seen, witness: None, next_witness: None };
+    let (reading, look) = outbox::look(&application, &[question]).await?;
+    early.batch_execute("COMMIT").await?;
+    write_event(&writer, "a", 3).await?;
+    let next = &look.next;
+    let range = Range { lane, seen: &seen, next, everything: false, after: START, xmax: next.xmax() };
+    let rows = reading.rows(&range, Slice::ALL, 100).await?.rows;
+    assert_eq!(rows.len(), 1, "what the look saw, and nothing since");
+    assert!(!next.finished(rows[0].transaction_id.next()) && next.finished(rows[0].transaction_id));
+    reading.end().await?;
+
+    let mut dispatcher = Dispatcher::new(&databases, counting()).await?;
+    dispatcher.drain().await?;
+    assert_eq!(dispatched(&databases).await?, [1, 2, 3]);
+    Ok(())
+}
+
+/// A session takes positions in blocks, so that a later event has a lower one.
+#[tokio::test(flavor = "multi_thread")]
+async fn positions_given_out_in_blocks_are_no_order_to_read_by() -> Result<()> {
+    let databases = Databases::new().await?;
+    let superuser = databases.app.connect(Role::Superuser).await?;
+    superuser.batch_execute("ALTER SEQUENCE aftercommit.outbox_position_seq CACHE 50").await?;
+    let (one, two) = (databases.app.connect(Role::Owner).await?, databases.app.connect(Role::Owner).await?);
+    let mut dispatcher = Dispatcher::new(&databases, counting()).await?;
+    for number in 1..=10 {
+        let (client, aggregate) = if number % 2 == 0 { (&one, "a") } else { (&two, "b") };
+        write_event(client, aggregate, number).await?;
+        assert_eq!(dispatcher.drain().await?, 1, "event {number}");
+    }
+    assert_eq!(dispatched(&databases).await?, (1..=10).collect::<Vec<_>>());
     Ok(())
 }
 

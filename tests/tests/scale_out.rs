@@ -11,6 +11,7 @@ use relay::wake::{Bell, listen_to_outbox};
 use rustix::process::Signal;
 use tests::databases::{DatabaseServer, Databases, Role};
 use tests::dispatcher::{counting, dispatched, url, write_event};
+use tests::forwarder::Forwarder;
 use tests::mailbox::Mailbox;
 use tests::services::{start_relay, verification_keys};
 use tests::wait::until;
@@ -24,6 +25,11 @@ struct Relay {
 }
 
 fn relay(databases: &Databases, name: &str) -> Result<Relay> {
+    relay_that_hears_through(databases, name, databases.app.server().cluster().port())
+}
+
+/// The same with its LISTEN connection through another port.
+fn relay_that_hears_through(databases: &Databases, name: &str, port: u16) -> Result<Relay> {
     let context = Arc::new(Context {
         application: url(&databases.app.url(Role::Relay))?,
         jobs: url(&databases.jobs.url(Role::Jobs))?,
@@ -37,7 +43,8 @@ fn relay(databases: &Databases, name: &str) -> Result<Relay> {
     let stop = CancellationToken::new();
     let mut tasks = JoinSet::new();
     let bell = context.outbox_bell.clone();
-    tasks.spawn(listen_to_outbox(context.application.clone(), format!("{name} listener"), bell, stop.clone()));
+    let listened = url(&databases.app.through(port).url(Role::Relay))?;
+    tasks.spawn(listen_to_outbox(listened, format!("{name} listener"), bell, stop.clone()));
     let worker = context.clone();
     tasks.spawn(async move { dispatch::run(&worker, 0, &stop).await });
     Ok(Relay { _tasks: tasks, context })
@@ -130,6 +137,24 @@ async fn a_lost_notification_costs_no_more_than_the_poll() -> Result<()> {
     write_event(&writer, "a", 3).await?;
     writer.batch_execute("NOTIFY aftercommit_outbox").await?;
     until("the notification", async || Ok((dispatched(&databases).await? == [1, 2, 3]).then_some(()))).await?;
+    Ok(())
+}
+
+/// The LISTEN connection is there and carries nothing: nobody is told, and nobody needs to be.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_half_open_listen_connection_costs_no_more_than_the_poll() -> Result<()> {
+    let databases = Databases::new().await?;
+    let writer = databases.app.connect(Role::Superuser).await?;
+    let forwarder = Forwarder::to(databases.app.server().cluster().port()).await?;
+    let relay = relay_that_hears_through(&databases, "half open", forwarder.port())?;
+    until("listening", async || Ok(relay.context.outbox_bell.connected().then_some(()))).await?;
+    forwarder.freeze();
+    for number in 1..=3 {
+        write_event(&writer, "a", number).await?;
+        writer.batch_execute("NOTIFY aftercommit_outbox").await?;
+        until("the poll", async || Ok((dispatched(&databases).await?.len() as i64 == number).then_some(()))).await?;
+    }
+    ensure!(relay.context.outbox_bell.connected(), "it still believes that it hears");
     Ok(())
 }
 

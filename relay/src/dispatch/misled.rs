@@ -6,10 +6,9 @@
 use tokio_postgres::Client;
 
 use super::Error;
-use super::cursor::{self, Cursor};
+use super::cursor::Cursor;
 use super::history::{Verdict, judge};
 use crate::outbox;
-use crate::postgres::within;
 
 /// The server is on a lower timeline than one that was followed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -28,8 +27,7 @@ pub struct Misled {
 ///
 /// # Errors
 /// [`Error::Misled`], or why the outbox can't be read there.
-pub async fn check(application: &Client, jobs: &Client) -> Result<(), Error> {
-    let cursors = within(super::PATIENCE, cursor::load_all(jobs)).await.map_err(Error::Jobs)?;
+pub async fn check(application: &Client, cursors: &[Cursor]) -> Result<(), Error> {
     let questions: Vec<_> = cursors.iter().map(Cursor::question).collect();
     let look = outbox::glance(application, &questions).await?;
     let misled = |answer: &outbox::Answer| {

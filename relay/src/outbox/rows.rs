@@ -39,7 +39,7 @@ pub struct Range<'a> {
 
 impl Range<'_> {
     /// The bounds of the window's upper part, its exact upper snapshot, and its lower part.
-    pub(super) fn bounds(&self) -> (TransactionId, TransactionId, Snapshot, Vec<TransactionId>) {
+    pub(crate) fn bounds(&self) -> (TransactionId, TransactionId, Snapshot, Vec<TransactionId>) {
         let upper =
             if self.everything { Snapshot::new(Snapshot::END, self.next.xip().to_vec()) } else { self.next.clone() };
         (self.seen.xmax(), upper.xmax(), upper, self.seen.ended_in(self.next))
@@ -47,7 +47,7 @@ impl Range<'_> {
 
     /// Whether a row belongs to it that its transaction id would let in: one that was put here after the window was opened
     /// does not.
-    fn takes(&self, inserter: TransactionId) -> bool {
+    pub(crate) fn takes(&self, inserter: TransactionId) -> bool {
         !self.everything || inserter < self.next.xmax()
     }
 }

@@ -10,3 +10,4 @@ mod failover;
 mod restore;
 mod rebuild;
 mod misled;
+mod jobs_database;

@@ -68,7 +68,8 @@ async fn dispatched(case: &Case) -> Result<usize> {
     Ok(usize::try_from(client.query_one(count, &[]).await?.get::<_, i64>(0))?)
 }
 
-async fn until_dispatched(case: &Case, service: &Service, events: usize) -> Result<()> {
+/// Waits until so many events have a job.
+pub async fn until_dispatched(case: &Case, service: &Service, events: usize) -> Result<()> {
     until("every event dispatched", async || {
         service.wake();
         Ok((dispatched(case).await? >= events).then_some(()))

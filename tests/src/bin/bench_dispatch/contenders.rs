@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
+use relay::dispatch::memory::Memory;
 use relay::dispatch::{self, Left, Worker};
 use relay::health::Health;
 use relay::jobs::store::NewJob;
@@ -36,7 +37,7 @@ pub async fn ours(databases: &Databases, workers: usize, events: i64) -> Result<
     });
     let mut team = Vec::new();
     for _ in 0..workers {
-        team.push(Worker::connect(&context).await?);
+        team.push(Worker::connect(&context, &Memory::default()).await?);
     }
     while team.iter().any(|worker| worker.lanes() != 16 / workers) {
         for worker in &mut team {
