@@ -73,7 +73,8 @@ pub fn routes(app: Arc<App>, state: watch::Receiver<Unready>) -> impl Endpoint<O
         .around(logged)
 }
 
-/// Gives each request its trace, and logs it: method, route and status, never the query, which may hold a token.
+/// Gives each request its trace, and logs it: method, route and status, never what was asked for, which may hold a token
+/// in its query and anything in its path.
 async fn logged<E: Endpoint>(endpoint: Arc<E>, mut request: Request) -> poem::Result<Response>
 where
     E::Output: poem::IntoResponse,
@@ -90,13 +91,13 @@ where
     let id = trace.correlation_id().to_owned();
     // Of the highest level, so that whatever is logged has them.
     let lines = tracing::error_span!("request", request_id = id, trace_id = %trace.trace_id());
-    let (method, path, began) = (request.method().clone(), request.uri().path().to_owned(), Instant::now());
+    let (method, began) = (request.method().clone(), Instant::now());
     request.set_data(trace);
     let mut response = span.run(endpoint.get_response(request)).instrument(lines.clone()).await.into_response();
     metrics::answered(&method, &response, began.elapsed());
     describe(&span, &method, &response);
     let (status, took) = (response.status().as_u16(), began.elapsed().as_millis());
-    lines.in_scope(|| tracing::debug!(%method, path, status, took_ms = took, "request"));
+    lines.in_scope(|| tracing::debug!(%method, route = metrics::route(&response), status, took_ms = took, "request"));
     if let Ok(value) = id.parse() {
         response.headers_mut().insert("x-request-id", value);
     }

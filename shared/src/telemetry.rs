@@ -50,10 +50,19 @@ impl Logging {
     }
 }
 
+/// Libraries whose lines below a warning quote what passes through them: parameters of statements, requests, bytes.
+const TALKATIVE: [&str; 6] = ["tokio_postgres", "sqlx", "hyper", "hyper_util", "h2", "lettre"];
+
+/// The filter as it was given, except that no level makes a library quote data.
+fn filter(given: &str) -> EnvFilter {
+    let quiet = TALKATIVE.iter().filter_map(|library| format!("{library}=warn").parse().ok());
+    quiet.fold(EnvFilter::new(given), EnvFilter::add_directive)
+}
+
 /// Starts logging to standard error. Call it once, as soon as the settings are known.
 pub fn init(logging: &Logging) {
     let subscriber = tracing_subscriber::fmt()
-        .with_env_filter(EnvFilter::new(&logging.filter))
+        .with_env_filter(filter(&logging.filter))
         .with_writer(std::io::stderr)
         .with_ansi(std::io::stderr().is_terminal());
     // A second call (two tests in one process) keeps the first subscriber.
