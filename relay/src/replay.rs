@@ -15,7 +15,10 @@ pub mod at_start;
 
 use std::collections::BTreeSet;
 
+use serde_json::{Value, json};
 use shared::database_url::DatabaseUrl;
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
@@ -58,6 +61,21 @@ pub enum Events {
 }
 
 impl Plan {
+    /// For the audit trail.
+    pub fn to_json(&self) -> Value {
+        let written = |time: Option<OffsetDateTime>| time.and_then(|time| time.format(&Rfc3339).ok());
+        let (event_ids, failed) = match &self.events {
+            Events::All => (None, false),
+            Events::Named(ids) => (Some(ids), false),
+            Events::Failed(ids) => (ids.as_ref(), true),
+        };
+        let Filter { aggregate, types, from, to } = &self.filter;
+        json!({
+            "event_ids": event_ids, "failed": failed, "aggregate": aggregate, "types": types, "from": written(*from),
+            "to": written(*to), "handlers": self.handlers, "again": self.again,
+        })
+    }
+
     fn takes_handler(&self, handler: &str) -> bool {
         self.handlers.as_ref().is_none_or(|wanted| wanted.contains(handler))
     }

@@ -21,6 +21,7 @@ use crate::dispatch::cursor::{self, Cursor};
 use crate::dispatch::history::{Verdict, judge};
 use crate::dispatch::lane::Trouble;
 use crate::dispatch::lanes::LANES;
+use crate::operate::pauses::{self, Pause};
 use crate::outbox::backlog::{BOUND, Progress};
 use crate::outbox::window::Snapshot;
 use crate::outbox::{self, Identity, Question};
@@ -72,6 +73,8 @@ pub struct Jobs {
     pub jobs: jobs::Counts,
     /// Open dispatch failures by handler.
     pub failures: dispatch::Failures,
+    /// What is paused by hand.
+    pub pauses: Vec<Pause>,
 }
 
 impl Application {
@@ -139,6 +142,7 @@ pub(crate) async fn ask_jobs(client: &Client) -> Result<Jobs, Error> {
         delivering: dispatch::processes(client).await?,
         jobs: jobs::count(client).await?,
         failures: dispatch::failures(client).await?,
+        pauses: pauses::list(client).await?,
     })
 }
 

@@ -10,7 +10,11 @@ use shared::terminal::can_ask;
 use tokio_util::sync::CancellationToken;
 
 use super::answer::{Form, print, print_json};
+use crate::databases::PATIENCE;
 use crate::handlers::{self, Registry};
+use crate::operate::audit::{self, Action};
+use crate::operate::{By, Operator};
+use crate::postgres::within;
 use crate::replay::tally::Tally;
 use crate::replay::{self, Plan, Session};
 
@@ -50,7 +54,10 @@ pub(super) async fn run(args: Args, mut faults: Faults) -> u8 {
         Err(error) => return form.refuse(&format!("{error:#}"), 1),
     };
     let mut tally = Tally::default();
-    let outcome = work(&mut session, &registry, plan, &mut tally, &stop).await;
+    let outcome = match plan.dry_run {
+        true => work(&mut session, &registry, plan, &mut tally, &stop).await,
+        false => audited(&mut session, &registry, plan, &mut tally, &stop).await,
+    };
     match form {
         Form::Text if outcome.is_ok() || tally.events > 0 => print(&text::of(&tally, plan.dry_run)),
         Form::Json if outcome.is_ok() => print_json(&tally.to_json(plan.dry_run)),
@@ -72,6 +79,26 @@ pub(super) async fn run(args: Args, mut faults: Faults) -> u8 {
 
 fn failed(form: Form, error: replay::Error) -> u8 {
     form.refuse(&error.to_string(), if error.is_refusal() { super::EXIT_REFUSED } else { 1 })
+}
+
+/// Replays, with its row in the audit trail: there before the first event, and at its end with what was stored.
+async fn audited(
+    session: &mut Session,
+    registry: &Registry,
+    plan: &Plan,
+    tally: &mut Tally,
+    stop: &CancellationToken,
+) -> Result<(), replay::Error> {
+    let operator = Operator::of_this_process();
+    let action = if plan.again { "replay anew" } else { "replay" };
+    let by = By { operator: &operator, reason: None };
+    let action = Action { by, action, filter: plan.to_json() };
+    let row = within(PATIENCE, action.begin(session.jobs(), 0)).await?;
+    let outcome = work(session, registry, plan, tally, stop).await;
+    let ended = outcome.is_ok() && !tally.interrupted;
+    let noted = within(PATIENCE, audit::add(session.jobs(), row, tally.stored(), ended)).await;
+    outcome?;
+    Ok(noted?)
 }
 
 async fn work(

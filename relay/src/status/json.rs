@@ -72,6 +72,7 @@ fn jobs(jobs: &Jobs) -> Value {
         "dispatching_sessions": jobs.dispatching,
         "delivering_processes": jobs.delivering,
         "jobs": {"by_state": states, "by_kind": kinds, "due": due},
+        "paused": jobs.pauses.iter().map(crate::operate::pauses::Pause::to_json).collect::<Vec<_>>(),
         "dispatch_failures": {"open": jobs.failures.total().to_json(), "by_handler": failures},
     })
 }

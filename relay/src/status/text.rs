@@ -53,6 +53,7 @@ fn summary(status: &Status) -> Vec<Vec<String>> {
             rows.push(row(["due jobs", &due]));
             rows.push(row(["dead jobs", &jobs.jobs.of(JobState::Dead).to_string()]));
             rows.push(row(["failed dispatches", &jobs.failures.total().to_string()]));
+            jobs.pauses.iter().for_each(|pause| rows.push(row(["paused", &pause.to_string()])));
         }
         Err(error) => rows.push(row(["lanes, relays, jobs", &format!("unknown: {error}")])),
     }

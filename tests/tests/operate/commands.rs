@@ -122,6 +122,8 @@ async fn pauses_are_told_and_lifted() -> Result<()> {
     let (_, now) = json(databases, &["jobs", "pause", "--dispatch"]).await?;
     assert_eq!((&now["changed"], now["paused"].as_array().map(Vec::len)), (&1.into(), Some(2)), "{now}");
     assert_eq!(now["paused"][1]["reason"], "a test");
+    let status = run_relay(databases, &["status"]).await?.success()?.stdout;
+    assert!(status.contains("dispatch is paused by") && status.contains(": a test\n"), "{status}");
     let resumed = run_relay(databases, &["jobs", "resume"]).await?.success()?;
     assert!(resumed.stdout.starts_with("delivery was not paused\nstill: dispatch is paused by"), "{resumed:?}");
     refused(
@@ -148,6 +150,9 @@ async fn failures_are_listed_given_up_and_tried_again() -> Result<()> {
                        VALUES ($1, 'send_verification_email', 0, 'user', $2, 'user.registered', 'broken then')";
         stage.superuser.execute(failure, &[&event, &aggregate]).await?;
     }
+    let (_, replayed) = json(databases, &["replay", "--aggregate", "user/9"]).await?;
+    let trail = stage.trail().await?;
+    assert_eq!((replayed["stored"].as_i64(), trail[0].1.as_str(), trail[0].5), (Some(0), "replay", true), "{trail:?}");
     let (_, listed) = json(databases, &["failures", "list", "--limit", "1"]).await?;
     let next = listed["next"].as_str().context("next")?;
     assert!(next.ends_with("/send_verification_email"), "{listed}");
