@@ -4,6 +4,8 @@
 //! points at 127.0.0.1 makes such a page "same-origin". So the host must be one that we are known by, a change must
 //! come from our own page and carry the token of one of its forms, and only navigation may come from elsewhere.
 
+#![expect(clippy::result_large_err, reason = "a refusal is a whole answer, and is rare")]
+
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 

@@ -1,5 +1,7 @@
 //! Coming in and going out.
 
+#![expect(clippy::result_large_err, reason = "a refusal is a whole answer, and is rare")]
+
 use std::time::Duration;
 
 use poem::http::{StatusCode, Uri, header};

@@ -89,7 +89,7 @@ impl Desk {
         if self.waiting.is_empty() {
             return Ok(false);
         }
-        let column = |of: &dyn Fn(&Request) -> Uuid| self.waiting.iter().map(|r| of(r)).collect::<Vec<_>>();
+        let column = |of: &dyn Fn(&Request) -> Uuid| self.waiting.iter().map(of).collect::<Vec<_>>();
         let (jobs, processes) = (column(&|r| r.job_id), column(&|r| r.claimed_by));
         let claims: Vec<_> = self.waiting.iter().map(|r| r.claim).collect();
         let rows = in_time(session.client.query(&session.mark_in_doubt, &[&jobs, &claims, &processes])).await?;
