@@ -4,6 +4,7 @@
 
 pub mod delivery;
 pub mod dashboard;
+pub mod limits;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -36,6 +37,10 @@ pub const VARIABLES: &[&str] = &[
     "SMTP_OUTCOMES",
     "MAIL_SUPPRESS_BOUNCES",
     "MAIL_SANDBOX",
+    "MAIL_RATE",
+    "MAIL_RATE_OF_ALL",
+    "MAIL_DOMAIN_RATE",
+    "MAIL_DOMAIN_CONNECTIONS",
     "DELIVERY_BATCH",
     "DELIVERY_LEASE",
     "DELIVERY_POLL",

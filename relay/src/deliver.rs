@@ -9,6 +9,8 @@
 mod breaker;
 mod pace;
 mod told;
+mod limits;
+mod budget;
 mod work;
 mod line;
 mod alone;
@@ -23,6 +25,7 @@ use tokio_util::sync::CancellationToken;
 pub use crate::jobs::claim::ClaimedJob;
 pub use crate::jobs::lease::{Lease, LeaseLost};
 pub use crate::jobs::transition::{Failure, Meaning};
+pub use limits::{Limits, NoRate, Rate};
 
 use crate::health::{About, Health};
 use crate::jobs::session::Session;
@@ -39,6 +42,11 @@ pub trait Kind: Send + Sync + 'static {
 
     /// How many are performed at the same time in one process.
     fn concurrency(&self) -> usize;
+
+    /// The group that a job belongs to, where groups have limits: for mail, the recipient's domain.
+    fn group(&self, _job: &ClaimedJob) -> Option<String> {
+        None
+    }
 
     /// One try. It asks [`Lease::begin`] right before its point of no return, and does nothing after a no.
     async fn perform(&self, job: &ClaimedJob, lease: &Lease) -> Outcome;
@@ -78,7 +86,7 @@ impl From<LeaseLost> for Outcome {
 
 /// The kinds that this process knows.
 #[derive(Clone, Default)]
-pub struct Kinds(Vec<Arc<dyn Kind>>);
+pub struct Kinds(Vec<(Arc<dyn Kind>, Limits)>);
 
 /// Two kinds have the same name.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
@@ -91,16 +99,24 @@ impl Kinds {
     /// # Errors
     /// When its name is taken.
     pub fn on(&mut self, kind: Arc<dyn Kind>) -> Result<(), DuplicateKind> {
-        if self.0.iter().any(|other| other.name() == kind.name()) {
+        self.on_limited(kind, Limits::default())
+    }
+
+    /// Registers a kind with limits.
+    ///
+    /// # Errors
+    /// When its name is taken.
+    pub fn on_limited(&mut self, kind: Arc<dyn Kind>, limits: Limits) -> Result<(), DuplicateKind> {
+        if self.0.iter().any(|(other, _)| other.name() == kind.name()) {
             return Err(DuplicateKind(kind.name()));
         }
-        self.0.push(kind);
+        self.0.push((kind, limits));
         Ok(())
     }
 
     /// Their names.
     pub fn names(&self) -> Vec<&'static str> {
-        self.0.iter().map(|kind| kind.name()).collect()
+        self.0.iter().map(|(kind, _)| kind.name()).collect()
     }
 }
 
@@ -120,7 +136,7 @@ pub struct Settings {
 impl Default for Settings {
     fn default() -> Self {
         Self {
-            batch: 500,
+            batch: 1_000,
             lease: Duration::from_secs(30),
             poll: Duration::from_secs(2),
             grace: Duration::from_secs(10),

@@ -11,6 +11,7 @@ pub mod session;
 pub mod process;
 mod pg_time;
 pub mod low_water;
+pub mod rate;
 pub mod claim;
 pub mod settle;
 pub mod rescue;
@@ -80,7 +81,8 @@ impl Job {
 ///                        └─retry─> retrying ──claim──> running
 /// ```
 ///
-/// A job that has failed before is handed back to `retrying`. The whole table is [`JobState::leads_to`].
+/// A job that has failed before is handed back to `retrying`. The whole table is [`JobState::leads_to`]. Its page is `LIFECYCLE.md`
+/// beside this file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum JobState {
     /// Waiting for its `run_at`, never failed since it was made or retried by hand.

@@ -199,6 +199,12 @@ impl Kind for Email {
         self.settings.connections
     }
 
+    /// The recipient's domain.
+    fn group(&self, job: &ClaimedJob) -> Option<String> {
+        let args = CheckedArgs::read(&job.args).ok()?;
+        args.address.rsplit_once('@').map(|(_, domain)| domain.to_lowercase())
+    }
+
     async fn perform(&self, job: &ClaimedJob, lease: &Lease) -> Outcome {
         self.send(job, lease).await.unwrap_or_else(|failure| {
             // Whatever fails before a server is asked fails in the making.

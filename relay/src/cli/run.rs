@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::config::dashboard::DashboardArgs;
 use crate::config::delivery::{DeliveryArgs, MailArgs};
+use crate::config::limits::LimitArgs;
 use crate::config::{ApplicationDatabaseArgs, JobsDatabaseArgs, Service, ServiceArgs, VARIABLES};
 use crate::health::Health;
 use crate::mail::Email;
@@ -36,6 +37,8 @@ pub struct Args {
     delivery: DeliveryArgs,
     #[command(flatten)]
     dashboard: DashboardArgs,
+    #[command(flatten)]
+    limits: LimitArgs,
 }
 
 /// The same, read.
@@ -46,6 +49,7 @@ struct Settings {
     email: Arc<Email>,
     delivery: deliver::Settings,
     dashboard: Option<dashboard::Settings>,
+    limits: deliver::Limits,
 }
 
 impl Args {
@@ -53,6 +57,7 @@ impl Args {
     pub(super) fn parts(self, faults: &mut Faults) -> (Option<DatabaseUrl>, Option<DatabaseUrl>, Option<Arc<Email>>) {
         self.service.read(faults);
         self.delivery.read(faults);
+        self.limits.read(faults);
         (self.application.read(faults), self.jobs.read(faults), self.mail.read(faults))
     }
 
@@ -63,7 +68,8 @@ impl Args {
         let email = self.mail.read(faults);
         let delivery = self.delivery.read(faults);
         let dashboard = self.dashboard.read(faults);
-        Some(Settings { application: application?, jobs: jobs?, service, email: email?, delivery, dashboard })
+        let limits = self.limits.read(faults);
+        Some(Settings { application: application?, jobs: jobs?, service, email: email?, delivery, dashboard, limits })
     }
 }
 
@@ -97,7 +103,7 @@ async fn service(settings: Settings, registry: handlers::Registry) -> anyhow::Re
     // A part that ends before it is told to takes the others with it.
     let server = tokio::spawn(with_stop(stop.clone(), http::serve(listen, health.clone(), stop.clone())));
     let mut kinds = deliver::Kinds::default();
-    kinds.on(settings.email.clone())?;
+    kinds.on_limited(settings.email.clone(), settings.limits)?;
     metrics::install(&registry, &kinds.names(), job_queue_enabled)?;
     let history = History::default();
     let dashboard = match settings.dashboard {

@@ -79,7 +79,7 @@ pub struct MailArgs {
 #[derive(Args, Clone, Debug, Default)]
 #[command(next_help_heading = "Delivery")]
 pub struct DeliveryArgs {
-    /// The most jobs claimed at once [default: 500]
+    /// The most jobs claimed at once [default: 1000]
     #[arg(long, env = "DELIVERY_BATCH", value_name = "NUMBER")]
     delivery_batch: Option<String>,
     /// How long the jobs of a relay that went silent stay its own [default: 30s]

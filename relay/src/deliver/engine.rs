@@ -65,7 +65,12 @@ impl<'a> Engine<'a> {
         Self {
             context,
             identity: Identity::new(settings.lease),
-            lines: context.kinds.0.iter().map(|kind| Line::new(kind.clone(), settings, now)).collect(),
+            lines: context
+                .kinds
+                .0
+                .iter()
+                .map(|(kind, limits)| Line::new(kind.clone(), limits, settings, now))
+                .collect(),
             work: Work::default(),
             unsettled: Vec::new(),
             doubts: Desk::default(),
@@ -128,6 +133,7 @@ impl<'a> Engine<'a> {
         worked |= self.doubts.serve(session).await?;
         worked |= self.settle_and_claim(session).await?;
         self.begin_tries();
+        worked |= !self.unsettled.is_empty();
         self.lines.iter().for_each(Line::show);
 
         if self.is_closing() && self.held() == 0 {

@@ -5,8 +5,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::breaker::{Allowance, Breaker};
+use super::budget::Budget;
+use super::limits::Groups;
 use super::pace::Pace;
-use super::{Kind, Settings};
+use super::{Kind, Limits, Settings};
 use crate::jobs::claim::{Ahead, ClaimedJob, Pick};
 use crate::jobs::low_water::{LowWater, Mark};
 use crate::metrics::record;
@@ -16,6 +18,8 @@ pub(super) struct Line {
     pub(super) kind: Arc<dyn Kind>,
     pub(super) breaker: Breaker,
     pub(super) pace: Pace,
+    pub(super) budget: Budget,
+    pub(super) groups: Groups,
     /// Claimed and not begun.
     pub(super) queue: VecDeque<ClaimedJob>,
     /// Begun and not ended.
@@ -38,12 +42,14 @@ pub(super) struct ClaimPlan {
 }
 
 impl Line {
-    pub(super) fn new(kind: Arc<dyn Kind>, settings: &Settings, now: Instant) -> Self {
+    pub(super) fn new(kind: Arc<dyn Kind>, limits: &Limits, settings: &Settings, now: Instant) -> Self {
         let pace = Pace::new(kind.concurrency(), settings.batch, now);
         Self {
             kind,
             breaker: Breaker::default(),
             pace,
+            budget: Budget::new(limits, now),
+            groups: Groups::new(limits),
             queue: VecDeque::new(),
             in_flight: 0,
             water: LowWater::default(),
@@ -77,12 +83,13 @@ impl Line {
     }
 
     /// How many tries may begin now.
-    pub(super) fn room(&self, now: Instant) -> usize {
-        match self.allowance(now) {
+    pub(super) fn room(&mut self, now: Instant) -> usize {
+        let room = match self.allowance(now) {
             Allowance::Any => self.kind.concurrency().saturating_sub(self.in_flight),
             Allowance::One => usize::from(self.in_flight == 0),
             Allowance::None(_) => 0,
-        }
+        };
+        room.min(self.budget.room(now))
     }
 
     /// Shows the metrics what is in hand.
@@ -90,8 +97,26 @@ impl Line {
         record::line(self.kind.name(), self.in_flight, self.queue.len(), self.breaker.is_open());
     }
 
-    /// How many jobs to claim if it is time to claim.
+    /// How many jobs to claim if it is time to claim, as far as limits allow.
     fn wanted(&mut self, now: Instant) -> usize {
+        let wanted = self.wanted_at_all(now);
+        self.budget.to_claim(wanted, self.queue.len(), now)
+    }
+
+    /// How many tries to draw from the rate of all processes first; 0 when there is none, or no need.
+    pub(super) fn to_draw(&mut self, now: Instant) -> usize {
+        if self.next_claim > now || !self.budget.must_draw(now) {
+            return 0;
+        }
+        self.wanted_at_all(now)
+    }
+
+    /// Nothing is due, and what lies ahead is to be asked.
+    pub(super) fn nothing_due(&mut self, now: Instant) {
+        self.next_claim = now + self.poll;
+    }
+
+    fn wanted_at_all(&mut self, now: Instant) -> usize {
         match self.allowance(now) {
             Allowance::Any => {
                 let target = self.pace.target(now);
@@ -113,8 +138,8 @@ impl Line {
     pub(super) fn until_due(&mut self, now: Instant) -> Option<Duration> {
         match self.allowance(now) {
             Allowance::None(pause) => Some(pause),
-            _ if self.wanted(now) == 0 => None,
-            _ => Some(self.next_claim.saturating_duration_since(now)),
+            _ if self.wanted_at_all(now) == 0 => None,
+            _ => Some(self.next_claim.saturating_duration_since(now).max(self.budget.until_more(now))),
         }
     }
 

@@ -11,7 +11,7 @@ use std::time::Duration;
 use shared::database_url::DatabaseUrl;
 use tokio_postgres::{Client, Notification, Statement};
 
-use super::{claim, doubt, process, rescue, settle};
+use super::{claim, doubt, process, rate, rescue, settle};
 use crate::postgres::{self, Error};
 
 /// What the session sets for itself.
@@ -50,6 +50,7 @@ pub struct Session {
     pub(super) settle_untried: Statement,
     pub(super) find_fenced: Statement,
     pub(super) mark_in_doubt: Statement,
+    pub(super) draw: Statement,
 }
 
 impl Session {
@@ -83,6 +84,7 @@ impl Session {
                 settle_untried: client.prepare(settle::UNTRIED).await?,
                 find_fenced: client.prepare(settle::FIND_FENCED).await?,
                 mark_in_doubt: client.prepare(doubt::MARK).await?,
+                draw: client.prepare(rate::DRAW).await?,
                 client,
             })
         })

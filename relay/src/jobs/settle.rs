@@ -58,23 +58,26 @@ WITH settled AS (
 SELECT count(*) FROM settled";
 
 /// Lets go of jobs that were not tried, refunds the attempt, and tells the other relays: $1 jobs, $2 claims,
-/// $3 processes, $4 the final state of those that never will be (or null), $5 reasons to keep (or null).
+/// $3 processes, $4 the final state of those that never will be (or null), $5 reasons to keep (or null),
+/// $6 seconds from now before which they are not to be claimed again (or null).
 pub const UNTRIED: &str = "
 WITH settled AS (
     UPDATE aftercommit.jobs AS job
     SET state       = coalesce(untried.ends_as,
                                CASE WHEN job.retry_interval IS NULL THEN 'available' ELSE 'retrying' END),
+        run_at      = CASE WHEN untried.delay IS NULL THEN job.run_at
+                           ELSE least(now() + make_interval(secs => untried.delay), job.expires_at) END,
         attempt     = greatest(job.attempt - 1, 0),
         last_error  = coalesce(untried.reason, job.last_error),
         claimed_by  = NULL,
         in_doubt    = false,
         finished_at = CASE WHEN untried.ends_as IS NOT NULL THEN now() END
-    FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::text[], $5::text[])
-         AS untried (job_id, claim, claimed_by, ends_as, reason)
+    FROM unnest($1::uuid[], $2::bigint[], $3::uuid[], $4::text[], $5::text[], $6::float8[])
+         AS untried (job_id, claim, claimed_by, ends_as, reason, delay)
     WHERE job.job_id = untried.job_id AND job.claim = untried.claim AND job.claimed_by = untried.claimed_by
-    RETURNING untried.ends_as
+    RETURNING untried.ends_as, untried.delay
 ), told AS (
-    SELECT pg_notify('aftercommit_jobs', '') WHERE EXISTS (SELECT FROM settled WHERE ends_as IS NULL)
+    SELECT pg_notify('aftercommit_jobs', '') WHERE EXISTS (SELECT FROM settled WHERE ends_as IS NULL AND delay IS NULL)
 )
 SELECT count(*) FROM settled, (SELECT count(*) FROM told) AS notified";
 
@@ -123,7 +126,11 @@ impl Settlement {
     fn failure(&self) -> Option<&Failure> {
         match &self.decision {
             Decision::Retry { failure, .. } | Decision::Dead(failure) => Some(failure),
-            Decision::Succeeded | Decision::Expired | Decision::CalledOff(_) | Decision::HandBack { .. } => None,
+            Decision::Succeeded
+            | Decision::Expired
+            | Decision::CalledOff(_)
+            | Decision::HandBack { .. }
+            | Decision::Later(_) => None,
         }
     }
 }
@@ -178,7 +185,9 @@ impl<'a> Groups<'a> {
             match settlement.decision {
                 Decision::Succeeded => done.push(settlement),
                 Decision::Retry { .. } | Decision::Dead(_) => failed.push(settlement),
-                Decision::Expired | Decision::CalledOff(_) | Decision::HandBack { .. } => untried.push(settlement),
+                Decision::Expired | Decision::CalledOff(_) | Decision::HandBack { .. } | Decision::Later(_) => {
+                    untried.push(settlement);
+                }
             }
         }
         Self { done: Fences::of(&done), failed, untried }
@@ -286,8 +295,16 @@ async fn write_untried(session: &Session, settlements: &[&Settlement]) -> Result
             _ => None,
         })
         .collect();
-    let row =
-        in_time(session.client.query_one(&session.settle_untried, &[&jobs, &claims, &processes, &ends_as, &reasons]))
-            .await?;
+    let delays: Vec<_> = settlements
+        .iter()
+        .map(|s| match s.decision {
+            Decision::Later(delay) => Some(delay.as_secs_f64()),
+            _ => None,
+        })
+        .collect();
+    let row = in_time(
+        session.client.query_one(&session.settle_untried, &[&jobs, &claims, &processes, &ends_as, &reasons, &delays]),
+    )
+    .await?;
     Ok(row.try_get(0)?)
 }

@@ -117,6 +117,8 @@ pub enum Decision {
     Expired,
     /// Not to be done, for this reason.
     CalledOff(String),
+    /// Over a limit: handed back, to be claimed again after this time.
+    Later(Duration),
     /// Not tried: back to where it was, with its attempt refunded.
     HandBack {
         /// Why, if it is worth keeping in the row.
@@ -133,8 +135,8 @@ impl Decision {
             Self::Dead(_) => JobState::Dead,
             Self::Expired => JobState::Expired,
             Self::CalledOff(_) => JobState::Cancelled,
-            Self::HandBack { .. } if has_failed_before => JobState::Retrying,
-            Self::HandBack { .. } => JobState::Available,
+            Self::HandBack { .. } | Self::Later(_) if has_failed_before => JobState::Retrying,
+            Self::HandBack { .. } | Self::Later(_) => JobState::Available,
         }
     }
 
@@ -146,7 +148,7 @@ impl Decision {
             }
             Self::Retry { .. } => Some("retry"),
             Self::Dead(_) => Some("dead"),
-            Self::Succeeded | Self::Expired | Self::CalledOff(_) | Self::HandBack { .. } => None,
+            Self::Succeeded | Self::Expired | Self::CalledOff(_) | Self::HandBack { .. } | Self::Later(_) => None,
         }
     }
 }
@@ -196,6 +198,7 @@ mod tests {
             Just(Decision::Expired),
             Just(Decision::CalledOff("nobody wants it".to_owned())),
             Just(Decision::HandBack { reason: None }),
+            Just(Decision::Later(Duration::from_secs(1))),
             failure().prop_map(Decision::Dead),
             (failure(), 1..6i16, any::<bool>()).prop_map(|(f, attempt, marked)| after_failure(
                 attempt,

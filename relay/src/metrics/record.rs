@@ -111,7 +111,7 @@ pub fn ended(kind: &'static str, job: &ClaimedJob, decision: &Decision, duration
         Decision::CalledOff(_) => "cancelled",
         Decision::Expired => "expired",
         Decision::HandBack { reason: Some(_) } => "away",
-        Decision::HandBack { reason: None } => "handed_back",
+        Decision::HandBack { reason: None } | Decision::Later(_) => "handed_back",
     };
     ATTEMPTS.add(&[("kind", kind), ("outcome", outcome)], 1);
     match decision {

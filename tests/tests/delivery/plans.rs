@@ -1,7 +1,7 @@
 //! The plans of the statements that run often, pinned: each walks an index, whatever the statistics say.
 
 use anyhow::Result;
-use relay::jobs::{claim, doubt, process, rescue, session, settle};
+use relay::jobs::{claim, doubt, process, rate, rescue, session, settle};
 use tests::databases::{Databases, Role};
 
 /// Explains a prepared statement as the relay's session would run it.
@@ -31,13 +31,14 @@ async fn every_frequent_statement_walks_an_index() -> Result<()> {
         (process::HELD, id.to_owned()),
         (rescue::RESCUE, format!("{id}, 1, 5")),
         (settle::SUCCEEDED, format!("{ids}, '{{1}}', {ids}")),
-        (settle::UNTRIED, format!("{ids}, '{{1}}', {ids}, '{{f}}', '{{x}}'")),
+        (settle::UNTRIED, format!("{ids}, '{{1}}', {ids}, '{{dead}}', '{{x}}', '{{1}}'")),
         (
             settle::FAILED,
             format!(
                 "{ids}, '{{1}}', {ids}, '{{dead}}', '{{1}}', '{{1}}', '{{dead}}', '{{x}}', '{{1}}', '{{x}}', '{{x}}', '{{x}}', '{{1}}'"
             ),
         ),
+        (rate::DRAW, "'email', 1, 1, 1".to_owned()),
         (doubt::MARK, format!("{ids}, '{{1}}', {ids}")),
         (settle::FIND_FENCED, format!("{ids}, '{{1}}'")),
     ];

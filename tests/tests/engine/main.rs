@@ -4,4 +4,5 @@
 mod support;
 mod doubt;
 mod breaker;
+mod limits;
 mod transitions;

@@ -132,6 +132,10 @@ impl Stage {
         for kind in all {
             kinds.on(kind)?;
         }
+        self.relay_of(settings, kinds)
+    }
+
+    pub fn relay_of(&self, settings: Settings, kinds: Kinds) -> Result<Relay> {
         let (stop, health) = (CancellationToken::new(), Health::default());
         let context = deliver::Context {
             jobs: url(&self.databases.jobs.url(Role::Jobs))?,

@@ -13,6 +13,7 @@ use crate::jobs::claim::{self, Pick, Wanted};
 use crate::jobs::lease::Boot;
 use crate::jobs::low_water::FRONT;
 use crate::jobs::process::Identity;
+use crate::jobs::rate::{self, Drawn};
 use crate::jobs::session::Session;
 use crate::jobs::settle::{self, Fences, Groups, Missed, Settlement};
 use crate::jobs::transition::Decision;
@@ -26,6 +27,7 @@ impl Engine<'_> {
     /// Writes what has ended and claims what there is room for, in one round trip.
     pub(super) async fn settle_and_claim(&mut self, session: &Session) -> Result<bool, Error> {
         let count = self.unsettled.len().min(MOST_SETTLEMENTS);
+        self.draw(session).await?;
         let plans = self.plan_claims();
         let groups = Groups::of(&self.unsettled[..count]);
         // What was done is written by the first claim, if that is one of ready jobs.
@@ -72,6 +74,26 @@ impl Engine<'_> {
         }
         settled?;
         Ok(worked)
+    }
+
+    /// Draws from rates of all processes what is about to be claimed.
+    async fn draw(&mut self, session: &Session) -> Result<(), Error> {
+        if self.is_closing() || !matches!(self.alone, Alone::No { .. }) {
+            return Ok(());
+        }
+        for index in 0..self.lines.len() {
+            let line = &mut self.lines[index];
+            let wanted = line.to_draw(Instant::now());
+            let Some(rate) = line.budget.rate_of_all().filter(|_| wanted > 0) else { continue };
+            match rate::draw(session, line.kind.name(), wanted, rate).await? {
+                Drawn::Granted(count) => line.budget.granted(count, Instant::now()),
+                Drawn::NothingDue => {
+                    line.nothing_due(Instant::now());
+                    self.look_ahead(session, index).await?;
+                }
+            }
+        }
+        Ok(())
     }
 
     fn plan_claims(&mut self) -> Vec<ClaimPlan> {

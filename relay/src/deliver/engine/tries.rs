@@ -26,6 +26,11 @@ impl Engine<'_> {
         let now = Instant::now();
         let line = &mut self.lines[index];
         line.pace.done();
+        if line.groups.are_limited()
+            && let Some(group) = line.kind.group(&job)
+        {
+            line.groups.end(&group, duration);
+        }
         let kind = line.kind.name();
         if outcome.reached_the_service() && line.breaker.there() {
             line.wake(now);
@@ -78,6 +83,14 @@ impl Engine<'_> {
                 if job.claimed_by != self.identity.id {
                     continue; // Claimed before this process was taken for dead: not its own any more.
                 }
+                let group = if line.groups.are_limited() { line.kind.group(&job) } else { None };
+                if let Some(group) = &group
+                    && let Err(delay) = line.groups.begin(group, now)
+                {
+                    self.unsettled.push(Settlement::new(&job, Decision::Later(delay), Duration::ZERO));
+                    continue;
+                }
+                line.budget.take();
                 let lease = Lease::of(&job, self.identity.lease.clone(), self.doubts.counter());
                 match self.work.begin(index, &line.kind, job, lease) {
                     Some(ended) => self.note(ended),
