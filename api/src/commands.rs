@@ -5,9 +5,10 @@ pub mod read_user;
 pub mod verify_email;
 pub mod request_verification;
 
+use std::sync::Arc;
 use std::time::Duration;
 
-use crate::database::{ALIVE, DatabaseError, answer};
+use crate::database::DatabaseError;
 use crate::store::limits::{self, Limit, Subject};
 use crate::unit_of_work::{Context, WorkError};
 
@@ -31,12 +32,18 @@ impl From<DatabaseError> for CommandError {
 /// Takes one permit of each subject that is limited. `Some` is how long to wait when one has none left.
 async fn take(context: &Context, wanted: &[(String, Option<Limit>)]) -> Result<Option<Duration>, DatabaseError> {
     let limited = wanted.iter().filter_map(|(name, limit)| Some(Subject { name: name.clone(), limit: (*limit)? }));
-    let subjects: Vec<Subject> = limited.collect();
+    let subjects: Arc<[Subject]> = limited.collect();
     if subjects.is_empty() {
         return Ok(None);
     }
-    let mut connection = context.database.connection(ALIVE).await?;
-    let wait = answer("take permits", limits::take(&mut connection, &subjects)).await?;
+    // A permit whose answer is lost is lost: no harm in asking again.
+    let (connection, wait) = context
+        .database
+        .ask(|connection| {
+            let subjects = subjects.clone();
+            Box::pin(async move { limits::take(connection, &subjects).await })
+        })
+        .await?;
     connection.give_back();
     Ok(wait)
 }

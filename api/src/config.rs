@@ -2,6 +2,8 @@
 //!
 //! Every setting is taken as text here and checked in [`Serve::read`], because clap would stop at the first fault.
 
+mod upkeep;
+
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -15,6 +17,8 @@ use shared::telemetry::Logging;
 use shared::terminal::Color;
 use shared::token::{self, KeyRing};
 use shared::trace::export::Endpoint;
+
+pub use upkeep::{Databases, Erase, EraseArgs, Prune, PruneArgs};
 
 use crate::http::client::TrustedProxies;
 use crate::store::limits::Limit;
@@ -52,6 +56,20 @@ pub enum Command {
     Serve,
     /// Bring the application database's schema up to date, as its owner
     Migrate,
+    /// Delete events whose time is up and that nobody needs any more, as the owner of both databases
+    #[command(
+        after_help = "Keeps what a relay has not dispatched, witnesses of cursors and checkpoints, and events with an \
+        open failure or an unfinished job. Safe to run at any time, and again.\n\nExit codes: 0 done, 1 failed while \
+        working, 2 wrong usage or settings, 3 refused by the state of a database."
+    )]
+    Prune(PruneArgs),
+    /// Blank what events, and the jobs made of them, say about one aggregate, as the owner of both databases
+    #[command(
+        after_help = "The rows stay, so that ids, order and cursors do: handlers pass them by from then on. Events that \
+        are not dispatched yet, or have an open failure or an unfinished job, refuse it.\n\nExit codes: 0 done, 1 \
+        failed while working, 2 wrong usage or settings, 3 refused by the state of a database."
+    )]
+    Erase(EraseArgs),
     /// Ask the api on this machine whether it is ready (for containers without a shell)
     Healthcheck,
     /// Print the completions for a shell, such as: api completions bash > /etc/bash_completion.d/api
@@ -90,6 +108,12 @@ settings! {
     database_url: Secret = "DATABASE_URL",
     /// A file that holds DATABASE_URL
     database_url_file: PathBuf = "DATABASE_URL_FILE",
+    /// The jobs database, for prune and erase alone, as its owner
+    jobs_database_url: Secret = "JOBS_DATABASE_URL",
+    /// A file that holds JOBS_DATABASE_URL
+    jobs_database_url_file: PathBuf = "JOBS_DATABASE_URL_FILE",
+    /// How old events must be before prune deletes them [default: 30d]
+    outbox_retention: String = "OUTBOX_RETENTION",
     /// Where to listen [default: 127.0.0.1:8080]
     api_listen: String = "API_LISTEN",
     /// The address at which people reach api; links in emails lead there [required to serve]

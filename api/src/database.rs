@@ -5,6 +5,7 @@
 //! DETAIL quote data, so neither is logged or passed on; its error code and the statement's name are.
 
 use std::ops::{Deref, DerefMut};
+use std::pin::Pin;
 use std::time::{Duration, Instant};
 
 use shared::database_url::DatabaseUrl;
@@ -65,18 +66,27 @@ impl Database {
         Self { pool, acquire_timeout, connections }
     }
 
-    /// A connection on which `first` has just been executed. After a restart of the server every idle connection is
-    /// dead, so as many are tried as there can be, within the time for acquiring one. `first` must be harmless when
-    /// its answer is lost.
+    /// A connection on which `first` has just been executed; see [`Self::ask`].
     pub async fn connection(&self, first: &'static str) -> Result<Connection, DatabaseError> {
+        let (connection, _) = self.ask(|connection| Box::pin(connection.execute(first))).await?;
+        Ok(connection)
+    }
+
+    /// A connection that has just answered `first`, and the answer. After a restart of the server every idle connection
+    /// is dead, so as many are tried as there can be, within the time for acquiring one. `first` must be harmless when
+    /// its answer is lost.
+    pub async fn ask<T>(
+        &self,
+        first: impl for<'c> Fn(&'c mut PgConnection) -> Answer<'c, T>,
+    ) -> Result<(Connection, T), DatabaseError> {
         let began = Instant::now();
         let attempts = async {
             let mut last = None;
             for _ in 0..=self.connections {
                 let acquired = self.pool.acquire().await.map_err(|error| classify("connect", error))?;
                 let mut connection = Connection(Some(acquired));
-                match connection.execute(first).await {
-                    Ok(_) => return Ok(connection),
+                match first(&mut connection).await {
+                    Ok(answer) => return Ok((connection, answer)),
                     Err(error) if is_connection_lost(&error) => last = Some(error),
                     Err(error) => return Err(classify("connection", error)),
                 }
@@ -99,6 +109,9 @@ impl Database {
         Connections { busy: self.pool.size().saturating_sub(idle), idle, limit: self.connections }
     }
 }
+
+/// What a statement will answer.
+pub type Answer<'c, T> = Pin<Box<dyn Future<Output = Result<T, sqlx::Error>> + Send + 'c>>;
 
 /// Purpose: finds out whether a connection is alive, for what is not a transaction.
 pub const ALIVE: &str = "";

@@ -14,6 +14,8 @@ mod unit_of_work;
 mod store;
 mod database;
 mod schema;
+mod prune;
+mod erase;
 mod readiness;
 mod wake;
 mod metrics;
@@ -36,6 +38,8 @@ fn main() -> ExitCode {
     let outcome = match cli.command {
         None | Some(Command::Serve) => config::Serve::read(cli.settings).map(|config| Mode::Serve(Box::new(config))),
         Some(Command::Migrate) => config::Migrate::read(cli.settings).map(Mode::Migrate),
+        Some(Command::Prune(args)) => config::Prune::read(args, cli.settings).map(Mode::Prune),
+        Some(Command::Erase(args)) => config::Erase::read(args, cli.settings).map(Mode::Erase),
         Some(Command::Healthcheck) => match config::healthcheck(cli.settings) {
             Ok(listen) => return healthcheck(listen),
             Err(faults) => Err(faults),
@@ -69,6 +73,8 @@ fn main() -> ExitCode {
     let code = match mode {
         Mode::Serve(config) => runtime.block_on(serve::serve(*config)),
         Mode::Migrate(config) => runtime.block_on(schema::migrate(config)),
+        Mode::Prune(config) => runtime.block_on(prune::command(config)),
+        Mode::Erase(config) => runtime.block_on(erase::command(config)),
     };
     // Whatever still runs after its grace is not waited for.
     runtime.shutdown_background();
@@ -78,6 +84,8 @@ fn main() -> ExitCode {
 enum Mode {
     Serve(Box<config::Serve>),
     Migrate(config::Migrate),
+    Prune(config::Prune),
+    Erase(config::Erase),
 }
 
 impl Mode {
@@ -85,6 +93,8 @@ impl Mode {
         match self {
             Self::Serve(config) => &config.logging,
             Self::Migrate(config) => &config.logging,
+            Self::Prune(config) => &config.logging,
+            Self::Erase(config) => &config.logging,
         }
     }
 }

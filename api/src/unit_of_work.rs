@@ -19,14 +19,11 @@ use crate::database::{Connection, Database, DatabaseError, answer};
 use crate::domain::user::User;
 use crate::metrics::{self, Worked};
 use crate::store::outbox::Stored;
+use crate::store::statements::BEGIN;
 use crate::store::users;
 use crate::trace::Trace;
 use crate::wake::Wake;
 use watched::Watched;
-
-/// Purpose: opens the transaction. What is answered must be on disk, whatever the server's default; and a transaction
-/// whose client was lost ends soon, so that the fate of its COMMIT can be told.
-const BEGIN: &str = "BEGIN; SET LOCAL synchronous_commit = 'on'; SET LOCAL idle_in_transaction_session_timeout = '5s'";
 
 /// What a unit of work needs, and where the change comes from.
 #[derive(Clone)]

@@ -5,6 +5,7 @@
 pub mod delivery;
 pub mod dashboard;
 pub mod limits;
+pub mod upkeep;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -50,6 +51,9 @@ pub const VARIABLES: &[&str] = &[
     "DASHBOARD_TOKEN",
     "DASHBOARD_READ_TOKEN",
     "DASHBOARD_HOSTS",
+    "UPKEEP_INTERVAL",
+    "AUDIT_SPAN",
+    "JOBS_RETENTION",
     "LOG_FORMAT",
     "LOG_LEVEL",
 ];

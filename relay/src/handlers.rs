@@ -115,8 +115,11 @@ impl Registry {
         self.publish_to(envelope, |_| true)
     }
 
-    /// The same, for the handlers that are wanted.
+    /// The same, for the handlers that are wanted. Nothing for an event that was blanked.
     pub fn publish_to(&self, envelope: &Envelope, wanted: impl Fn(&str) -> bool) -> Vec<Handled> {
+        if envelope.is_erased() {
+            return Vec::new();
+        }
         let handlers = self.by_type.get(envelope.event_type.as_str()).map(Vec::as_slice).unwrap_or_default();
         let wanted = handlers.iter().filter(|(handler, _)| wanted(handler));
         wanted.map(|(handler, run)| Handled { handler, outcome: run_one(run, envelope) }).collect()

@@ -23,6 +23,7 @@ pub mod databases;
 pub mod text;
 pub mod replay;
 pub mod verify;
+pub mod upkeep;
 pub mod status;
 pub mod operate;
 pub mod doctor;

@@ -126,6 +126,17 @@ pub(crate) const DATABASE_UP: Metric = Metric::gauge(
     "1 when the last look into a database (application, jobs) succeeded, else 0.",
 );
 
+pub(crate) const AUDIT_MISSING: Metric = Metric::gauge(
+    "aftercommit_audit_missing_jobs",
+    "Jobs that the last audit of this relay missed; one relay at a time audits.",
+);
+pub(crate) const AUDIT_GONE: Metric = Metric::gauge(
+    "aftercommit_audit_events_gone",
+    "Events that the last audit of this relay found jobs of and that are not in the outbox.",
+);
+pub(crate) const AUDIT_TIME: Metric =
+    Metric::gauge("aftercommit_audit_timestamp_seconds", "When this relay last did an audit, in seconds since 1970.");
+
 /// Every metric of the relay.
 pub const TABLE: &[Metric] = &[
     BUILD,
@@ -162,6 +173,9 @@ pub const TABLE: &[Metric] = &[
     JOBS_DUE_OLDEST,
     RELAYS,
     DATABASE_UP,
+    AUDIT_MISSING,
+    AUDIT_GONE,
+    AUDIT_TIME,
 ];
 
 /// Starts recording, and shows every counter at zero, so that the first increase is seen as one.

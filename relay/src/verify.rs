@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use serde_json::{Value, json};
 use shared::database_url::DatabaseUrl;
+use time::OffsetDateTime;
 use tokio_postgres::Client;
 use tokio_postgres::types::Type;
 use tokio_util::sync::CancellationToken;
@@ -18,6 +19,7 @@ use crate::dispatch::cursor::{self, Cursor};
 use crate::dispatch::lanes::LANES;
 use crate::dispatch::registrations::{self, Registrations};
 use crate::handlers::Registry;
+use crate::jobs::id::job_id_range;
 use crate::jobs::store::{GHOST, NewJob};
 use crate::outbox::page::Filter;
 use crate::outbox::{self, OutboxRow};
@@ -129,22 +131,57 @@ pub async fn run(
 ) -> Result<Findings, Error> {
     let jobs = databases::jobs(jobs, name).await?;
     let application = databases::application(application, name).await?;
-    let registrations = within(PATIENCE, registrations::load(&jobs)).await?;
+    check(&application, &jobs, registry, filter, Reach::Everything, stop).await
+}
+
+/// How far a check goes for events and jobs whose ids are not of their time.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Reach {
+    /// Everything is looked at.
+    Everything,
+    /// Only what has an id from the span, or from an hour before, as UUIDv7 and the ids of jobs tell: by index, so that it
+    /// costs what there is in the span and not what there is in all.
+    Recent,
+}
+
+/// The same over sessions that are there.
+///
+/// # Errors
+/// When a database is away, or its state refuses the work.
+pub async fn check(
+    application: &Client,
+    jobs: &Client,
+    registry: &Registry,
+    filter: Filter,
+    reach: Reach,
+    stop: &CancellationToken,
+) -> Result<Findings, Error> {
+    let registrations = within(PATIENCE, registrations::load(jobs)).await?;
     let plan = Plan { filter, dry_run: true, ..Plan::default() };
+    let first = match (reach, plan.filter.from) {
+        (Reach::Recent, Some(from)) => first_id(from),
+        _ => Uuid::nil(),
+    };
     let mut findings = Findings::default();
-    let mut source = Source::new(&plan);
+    let mut source = Source::behind(&plan, first);
     loop {
         findings.interrupted = stop.is_cancelled();
         if findings.interrupted {
             return Ok(findings);
         }
         let lanes: Vec<i16> = (0..LANES).collect();
-        let cursors = within(PATIENCE, cursor::load(&jobs, &lanes)).await?;
-        let Some(work) = source.next(&application, &jobs, &plan).await? else { break };
-        forward(&jobs, registry, &registrations, &cursors, &work.rows, &mut findings).await?;
+        let cursors = within(PATIENCE, cursor::load(jobs, &lanes)).await?;
+        let Some(work) = source.next(application, jobs, &plan).await? else { break };
+        forward(jobs, registry, &registrations, &cursors, &work.rows, &mut findings).await?;
     }
-    backward(&application, &jobs, &plan.filter, &mut findings).await?;
+    backward(application, jobs, &plan.filter, first, &mut findings).await?;
     Ok(findings)
+}
+
+/// An id that is below every UUIDv7 made since an hour before a time.
+fn first_id(from: OffsetDateTime) -> Uuid {
+    let milliseconds = (from - time::Duration::hours(1)).unix_timestamp_nanos() / 1_000_000;
+    Uuid::from_u64_pair(u64::try_from(milliseconds).unwrap_or_default() << 16, 0)
 }
 
 /// `present`: which of some jobs are there; a ghost ($2) does not count, for its event is there.
@@ -216,27 +253,38 @@ pub(crate) fn has_passed(cursors: &[Cursor], row: &OutboxRow) -> bool {
     cursor.seen.finished(row.transaction_id) || cursor.window.as_ref().is_some_and(in_window)
 }
 
-/// `jobs_of_span`: the events of the jobs made from events of a span of time, page by page.
+/// `jobs_of_span`: the events of the jobs made from events of a span of time, page by page. Events from before what was
+/// pruned are gone because their time was up. $6 is the lowest id that a job of an event behind $1 can have.
 const JOBS_OF_SPAN: &str = "
     SELECT event_id, bool_and(state = 'cancelled' AND coalesce(last_error, '') = $5)
       FROM jobs
      WHERE event_id > $1
+       AND job_id  >= $6
        AND ($2::timestamptz IS NULL OR occurred_at >= $2)
        AND ($3::timestamptz IS NULL OR occurred_at <  $3)
+       AND occurred_at >= coalesce((SELECT pruned_before FROM retention), '-infinity')
      GROUP BY event_id
      ORDER BY event_id
      LIMIT $4";
 
 /// Jobs without their events.
-async fn backward(application: &Client, jobs: &Client, filter: &Filter, findings: &mut Findings) -> Result<(), Error> {
-    let mut last = Uuid::nil();
+async fn backward(
+    application: &Client,
+    jobs: &Client,
+    filter: &Filter,
+    first: Uuid,
+    findings: &mut Findings,
+) -> Result<(), Error> {
+    let mut last = first;
     loop {
-        let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 5] = [
+        let (lowest, _) = job_id_range(last);
+        let parameters: [(&(dyn tokio_postgres::types::ToSql + Sync), Type); 6] = [
             (&last, Type::UUID),
             (&filter.from, Type::TIMESTAMPTZ),
             (&filter.to, Type::TIMESTAMPTZ),
             (&PAGE, Type::INT8),
             (&GHOST, Type::TEXT),
+            (&lowest, Type::UUID),
         ];
         let rows = within(PATIENCE, jobs.query_typed(JOBS_OF_SPAN, &parameters)).await?;
         let page: BTreeMap<Uuid, bool> = rows.iter().map(|row| (row.get(0), row.get(1))).collect();

@@ -6,6 +6,9 @@ use uuid::Uuid;
 
 use crate::event::{DecodeError, Event};
 
+/// The key in an event's metadata that says when `api erase` blanked it.
+pub const ERASED_AT: &str = "aftercommit.erased_at";
+
 /// An outbox row. `P` is the payload: raw JSON as read, or a decoded event as handlers get it.
 #[derive(Clone, Debug)]
 pub struct Envelope<P = Box<RawValue>> {
@@ -55,6 +58,18 @@ impl Envelope {
 }
 
 impl<P> Envelope<P> {
+    /// Whether its payload was blanked: then there is nothing in it for any handler.
+    pub fn is_erased(&self) -> bool {
+        #[derive(serde::Deserialize)]
+        struct Erased {
+            #[serde(rename = "aftercommit.erased_at")]
+            erased_at: Option<serde::de::IgnoredAny>,
+        }
+        // Nearly always the text alone says no.
+        self.metadata.get().contains(ERASED_AT)
+            && serde_json::from_str::<Erased>(self.metadata.get()).is_ok_and(|erased| erased.erased_at.is_some())
+    }
+
     /// The W3C trace context that the writer left, if it is there and a string.
     pub fn traceparent(&self) -> Option<String> {
         #[derive(serde::Deserialize)]

@@ -73,6 +73,13 @@ pub async fn run_relay(databases: &Databases, arguments: &[&str]) -> Result<Fini
     relay_command(databases).await?.arguments(arguments.iter().copied()).run().await
 }
 
+/// Runs a command of `api` that is given both databases, as their owner: `prune` or `erase`.
+pub async fn run_upkeep(databases: &Databases, arguments: &[&str]) -> Result<Finished> {
+    let (app, jobs) = (databases.app.url(Role::Owner), databases.jobs.url(Role::Owner));
+    let launch = Launch::built("api").await?.environment([("DATABASE_URL", &*app), ("JOBS_DATABASE_URL", &*jobs)]);
+    launch.arguments(arguments.iter().copied()).run().await
+}
+
 async fn relay_command(databases: &Databases) -> Result<Launch> {
     let app = databases.app.url(Role::Relay);
     let jobs = databases.jobs.url(Role::Jobs);

@@ -7,28 +7,9 @@ use sqlx::{PgConnection, Row};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::outbox::{self, Stored, with_events};
+use super::outbox::{Stored, with_events};
+use super::statements::{APPEND, INSERT_USER, UPDATE_VERIFIED};
 use crate::domain::user::User;
-
-/// Purpose: opens an account with its events. No row comes back when the address has one already; that is no error,
-/// because the server would log an error together with the address.
-const INSERT: &str = with_events!(
-    "INSERT INTO aftercommit.users (user_id, email, email_key, display_name)
-     VALUES ($3, $4, $5, $6)
-     ON CONFLICT (email_key) DO NOTHING
-     RETURNING user_id"
-);
-
-/// Purpose: marks the address as verified, with the events that tell so.
-const UPDATE_VERIFIED: &str = with_events!(
-    "UPDATE aftercommit.users
-        SET email_verified_at = now()
-      WHERE user_id = $3
-     RETURNING user_id"
-);
-
-/// Purpose: stores events of a user whose row is not written; it was locked when it was loaded.
-const APPEND: &str = with_events!("SELECT user_id FROM aftercommit.users WHERE user_id = $3");
 
 macro_rules! select_user {
     ($rest:literal) => {
@@ -55,9 +36,7 @@ pub async fn insert(
     user: &User,
     metadata: &Value,
 ) -> Result<Option<Stored>, sqlx::Error> {
-    let query = sqlx::query(INSERT)
-        .bind(outbox::rows(user.recorded()))
-        .bind(metadata)
+    let query = with_events(INSERT_USER, user.recorded(), metadata)
         .bind(user.user_id())
         .bind(user.email().as_str())
         .bind(user.email().key())
@@ -72,7 +51,7 @@ pub async fn update(
     metadata: &Value,
 ) -> Result<Option<Stored>, sqlx::Error> {
     let statement = if user.is_newly_verified() { UPDATE_VERIFIED } else { APPEND };
-    let query = sqlx::query(statement).bind(outbox::rows(user.recorded())).bind(metadata).bind(user.user_id());
+    let query = with_events(statement, user.recorded(), metadata).bind(user.user_id());
     stored(user, query.fetch_all(connection).await?)
 }
 

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use crate::config::dashboard::DashboardArgs;
 use crate::config::delivery::{DeliveryArgs, MailArgs};
 use crate::config::limits::LimitArgs;
+use crate::config::upkeep::UpkeepArgs;
 use crate::config::{ApplicationDatabaseArgs, JobsDatabaseArgs, Service, ServiceArgs, VARIABLES};
 use crate::health::Health;
 use crate::mail::Email;
@@ -20,7 +21,7 @@ use crate::metrics::history::History;
 use crate::metrics::sampled::Sampler;
 use crate::operate::watch::{self, Pauses};
 use crate::wake::{Bell, listen_to_outbox};
-use crate::{dashboard, deliver, dispatch, handlers, http, metrics};
+use crate::{dashboard, deliver, dispatch, handlers, http, metrics, upkeep};
 
 /// Everything that the service is told at start.
 #[derive(ClapArgs, Clone, Debug)]
@@ -39,6 +40,8 @@ pub struct Args {
     dashboard: DashboardArgs,
     #[command(flatten)]
     limits: LimitArgs,
+    #[command(flatten)]
+    upkeep: UpkeepArgs,
 }
 
 /// The same, read.
@@ -50,6 +53,7 @@ struct Settings {
     delivery: deliver::Settings,
     dashboard: Option<dashboard::Settings>,
     limits: deliver::Limits,
+    upkeep: upkeep::Settings,
 }
 
 impl Args {
@@ -69,7 +73,17 @@ impl Args {
         let delivery = self.delivery.read(faults);
         let dashboard = self.dashboard.read(faults);
         let limits = self.limits.read(faults);
-        Some(Settings { application: application?, jobs: jobs?, service, email: email?, delivery, dashboard, limits })
+        let upkeep = self.upkeep.read(faults);
+        Some(Settings {
+            application: application?,
+            jobs: jobs?,
+            service,
+            email: email?,
+            delivery,
+            dashboard,
+            limits,
+            upkeep,
+        })
     }
 }
 
@@ -161,6 +175,14 @@ async fn service(settings: Settings, registry: handlers::Registry) -> anyhow::Re
         history,
     };
     let sampler = tokio::spawn(sampler.run(stop.clone()));
+    let keeping = upkeep::Context {
+        application: settings.application.clone(),
+        jobs: settings.jobs.clone(),
+        name: name.clone(),
+        settings: settings.upkeep,
+        board: upkeep::audit::Board::default(),
+    };
+    let keeping = tokio::spawn(upkeep::run(keeping, stop.clone()));
     let delivery = deliver::Context {
         jobs: settings.jobs.clone(),
         name: name.clone(),
@@ -198,6 +220,7 @@ async fn service(settings: Settings, registry: handlers::Registry) -> anyhow::Re
     listener.await?;
     following.await?;
     sampler.await?;
+    keeping.await?;
     served.await
 }
 

@@ -6,9 +6,9 @@ use time::OffsetDateTime;
 
 use super::history::Totals;
 use super::{
-    ATTEMPT_SECONDS, ATTEMPTS, BATCH_COMMIT, BATCH_EVENTS, BATCH_READ, BREAKER, DELIVERY_SECONDS, EVENTS, FENCED,
-    GHOSTS, HANDLED, IN_FLIGHT, INTERRUPTIONS, LANES, LEASES_LOST, NEW_JOBS, QUEUED, REBASES, RESCUED,
-    SMTP_CONNECTIONS, SMTP_IDLE, SMTP_REPLIES, UNKNOWN_EVENTS,
+    ATTEMPT_SECONDS, ATTEMPTS, AUDIT_GONE, AUDIT_MISSING, AUDIT_TIME, BATCH_COMMIT, BATCH_EVENTS, BATCH_READ, BREAKER,
+    DELIVERY_SECONDS, EVENTS, FENCED, GHOSTS, HANDLED, IN_FLIGHT, INTERRUPTIONS, LANES, LEASES_LOST, NEW_JOBS, QUEUED,
+    REBASES, RESCUED, SMTP_CONNECTIONS, SMTP_IDLE, SMTP_REPLIES, UNKNOWN_EVENTS,
 };
 use crate::deliver::ClaimedJob;
 use crate::jobs::transition::Decision;
@@ -94,6 +94,13 @@ pub fn lanes(worker: usize, held: usize) {
 /// A worker lost a database or a fence.
 pub fn interrupted() {
     INTERRUPTIONS.add(&[], 1);
+}
+
+/// An audit ended.
+pub fn audited(missing_jobs: u64, events_gone: u64) {
+    AUDIT_MISSING.set(&[], missing_jobs as f64);
+    AUDIT_GONE.set(&[], events_gone as f64);
+    AUDIT_TIME.set(&[], OffsetDateTime::now_utc().unix_timestamp() as f64);
 }
 
 /// Cursors were put back, and jobs of lost events were found.

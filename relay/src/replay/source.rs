@@ -74,6 +74,16 @@ impl Source {
         Self { rest, limit: Limit::MOST, flushed: HashSet::new() }
     }
 
+    /// From the events behind an id on, in the order of ids.
+    pub fn behind(plan: &Plan, event_id: Uuid) -> Self {
+        match Self::new(plan) {
+            Self { rest: Rest::Walk(Some(Walk::All(None))), limit, flushed } if !event_id.is_nil() => {
+                Self { rest: Rest::Walk(Some(Walk::All(Some(event_id)))), limit, flushed }
+            }
+            source => source,
+        }
+    }
+
     /// The next events; none at the end.
     ///
     /// # Errors

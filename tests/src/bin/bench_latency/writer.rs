@@ -1,0 +1,111 @@
+//! Registrations as `api` makes them: one transaction each, then a NOTIFY outside of it, shared where it can be.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use serde_json::json;
+use tests::databases::{Databases, Role};
+use tokio::sync::{Mutex, Notify};
+use tokio_postgres::{Client, Statement};
+use uuid::Uuid;
+
+#[allow(dead_code, reason = "the product's statements; the bench runs one of them")]
+#[path = "../../../../api/src/store/statements.rs"]
+mod statements;
+
+/// Sessions that write at the same time under load.
+const SESSIONS: usize = 16;
+
+/// Sessions, and the bell.
+pub struct Writer {
+    sessions: Vec<Arc<Mutex<(Client, Statement)>>>,
+    bell: Arc<Notify>,
+}
+
+impl Writer {
+    /// Connects.
+    pub async fn connect(databases: &Databases) -> Result<Self> {
+        let mut sessions = Vec::new();
+        for _ in 0..SESSIONS {
+            let client = databases.app.connect(Role::Api).await?;
+            let statement = client.prepare(statements::INSERT_USER).await?;
+            sessions.push(Arc::new(Mutex::new((client, statement))));
+        }
+        let bell = Arc::new(Notify::new());
+        let (rung, client) = (bell.clone(), databases.app.connect(Role::Api).await?);
+        client.batch_execute("SET synchronous_commit = 'off'").await?;
+        tokio::spawn(async move {
+            loop {
+                rung.notified().await;
+                if client.batch_execute("NOTIFY aftercommit_outbox").await.is_err() {
+                    return;
+                }
+            }
+        });
+        Ok(Self { sessions, bell })
+    }
+
+    /// One event at a time, at odd moments. Says for each address when its commit was answered.
+    pub async fn spaced(&self, events: u32) -> Result<HashMap<String, Instant>> {
+        let mut committed = HashMap::new();
+        for _ in 0..events {
+            tokio::time::sleep(Duration::from_millis(rand::random_range(30..60))).await;
+            let (address, at) = register(self.sessions[0].clone(), self.bell.clone()).await?;
+            committed.insert(address, at);
+        }
+        Ok(committed)
+    }
+
+    /// One event every so often, whether or not the one before is committed.
+    pub async fn steady(&self, events: u32, pause: Duration) -> Result<HashMap<String, Instant>> {
+        let mut ticks = tokio::time::interval(pause);
+        let mut writing = Vec::new();
+        for number in 0..events as usize {
+            ticks.tick().await;
+            let session = self.sessions[number % SESSIONS].clone();
+            writing.push(tokio::spawn(register(session, self.bell.clone())));
+        }
+        let mut committed = HashMap::new();
+        for written in writing {
+            let (address, at) = written.await??;
+            committed.insert(address, at);
+        }
+        Ok(committed)
+    }
+}
+
+async fn register(session: Arc<Mutex<(Client, Statement)>>, bell: Arc<Notify>) -> Result<(String, Instant)> {
+    static NUMBER: AtomicU64 = AtomicU64::new(0);
+    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+    let (user_id, email, name) = (Uuid::now_v7(), format!("person{number}@example.org"), format!("Person {number}"));
+    let payload = json!({ "user_id": user_id, "email": email, "display_name": name });
+    let session = session.lock().await;
+    let (client, statement) = &*session;
+    client.batch_execute(statements::BEGIN).await?;
+    let rows = client
+        .query(
+            statement,
+            &[
+                &[Uuid::now_v7()].as_slice(),
+                &["user"].as_slice(),
+                &[user_id.to_string()].as_slice(),
+                &["user.registered"].as_slice(),
+                &[1].as_slice(),
+                &[payload].as_slice(),
+                &json!({ "correlation_id": Uuid::now_v7() }),
+                &user_id,
+                &email,
+                &email,
+                &name,
+            ],
+        )
+        .await?;
+    ensure!(rows.len() == 1, "the account is new");
+    client.batch_execute("COMMIT").await?;
+    let at = Instant::now();
+    bell.notify_one();
+    Ok((email, at))
+}

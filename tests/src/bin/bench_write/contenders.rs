@@ -1,0 +1,180 @@
+//! Who writes: bare transactions, transactions with their event, and requests. Each returns how many it did in a second.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use anyhow::{Result, ensure};
+use futures_util::future::try_join_all;
+use http_body_util::{BodyExt as _, Full};
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper::client::conn::http1::{SendRequest, handshake};
+use hyper::header::{CONTENT_TYPE, HOST};
+use hyper_util::rt::TokioIo;
+use serde_json::json;
+use tests::databases::{Databases, Role};
+use tests::services::{Service, start_api, verification_keys};
+use tokio::net::TcpStream;
+use tokio::sync::Mutex;
+use tokio_postgres::{Client, Statement};
+use uuid::Uuid;
+
+#[allow(dead_code, reason = "the product's statements; the bench runs one of them")]
+#[path = "../../../../api/src/store/statements.rs"]
+mod statements;
+
+/// How long one contender runs at a time.
+const TURN: Duration = Duration::from_secs(3);
+
+/// A person who has not registered yet.
+struct Person {
+    email: String,
+    name: String,
+}
+
+impl Person {
+    fn next() -> Self {
+        static NUMBER: AtomicU64 = AtomicU64::new(0);
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        Self { email: format!("person{number}@example.org"), name: format!("Person {number}") }
+    }
+}
+
+/// Clients that speak to PostgreSQL.
+pub struct Transactions(Vec<Session>);
+
+struct Session {
+    client: Client,
+    bare: Statement,
+    with_event: Statement,
+}
+
+impl Transactions {
+    /// Connects so many clients.
+    pub async fn connect(databases: &Databases, clients: usize) -> Result<Self> {
+        let mut sessions = Vec::new();
+        for _ in 0..clients {
+            let client = databases.app.connect(Role::Api).await?;
+            let bare = client.prepare(statements::INSERT_USER_ALONE).await?;
+            let with_event = client.prepare(statements::INSERT_USER).await?;
+            sessions.push(Session { client, bare, with_event });
+        }
+        Ok(Self(sessions))
+    }
+
+    /// The account alone.
+    pub async fn bare(&self) -> Result<f64> {
+        rate(&self.0, async |session: &Session| {
+            let (user_id, person) = (Uuid::now_v7(), Person::next());
+            session.client.batch_execute(statements::BEGIN).await?;
+            let Person { email, name } = &person;
+            let rows = session.client.query(&session.bare, &[&user_id, email, email, name]).await?;
+            ensure!(rows.len() == 1, "the account is new");
+            Ok(session.client.batch_execute("COMMIT").await?)
+        })
+        .await
+    }
+
+    /// The account with its event.
+    pub async fn with_event(&self) -> Result<f64> {
+        rate(&self.0, async |session: &Session| {
+            let (user_id, person) = (Uuid::now_v7(), Person::next());
+            let Person { email, name } = &person;
+            let payload = json!({ "user_id": user_id, "email": email, "display_name": name });
+            let metadata = json!({
+                "traceparent": format!("00-{}-00f067aa0ba902b7-01", Uuid::new_v4().simple()),
+                "correlation_id": Uuid::now_v7(),
+            });
+            session.client.batch_execute(statements::BEGIN).await?;
+            let rows = session
+                .client
+                .query(
+                    &session.with_event,
+                    &[
+                        &[Uuid::now_v7()].as_slice(),
+                        &["user"].as_slice(),
+                        &[user_id.to_string()].as_slice(),
+                        &["user.registered"].as_slice(),
+                        &[1].as_slice(),
+                        &[payload].as_slice(),
+                        &metadata,
+                        &user_id,
+                        email,
+                        email,
+                        name,
+                    ],
+                )
+                .await?;
+            ensure!(rows.len() == 1, "the account is new");
+            Ok(session.client.batch_execute("COMMIT").await?)
+        })
+        .await
+    }
+}
+
+/// Clients that speak HTTP, and the api that they speak to.
+pub struct Http {
+    api: Service,
+    clients: Vec<Mutex<SendRequest<Full<Bytes>>>>,
+}
+
+impl Http {
+    /// Starts an api that may have as many connections as there are clients, and connects these.
+    pub async fn start(databases: &Databases, clients: usize) -> Result<Self> {
+        let connections = clients.to_string();
+        let settings = [
+            ("API_DATABASE_CONNECTIONS", connections.as_str()),
+            ("TRUSTED_PROXIES", "127.0.0.1"),
+            // Clients wait while the others have their turn.
+            ("API_READ_TIMEOUT", "60s"),
+            ("LOG_LEVEL", "warn"),
+        ];
+        let api = start_api(databases, &verification_keys(), &settings).await?.ready().await?;
+        let mut connected = Vec::new();
+        for _ in 0..clients {
+            let stream = TcpStream::connect(api.url.trim_start_matches("http://")).await?;
+            stream.set_nodelay(true)?;
+            let (sender, connection) = handshake(TokioIo::new(stream)).await?;
+            tokio::spawn(connection);
+            connected.push(Mutex::new(sender));
+        }
+        Ok(Self { api, clients: connected })
+    }
+
+    /// Whole registrations.
+    pub async fn posts(&self) -> Result<f64> {
+        let host = self.api.url.trim_start_matches("http://");
+        rate(&self.clients, async |client: &Mutex<SendRequest<Full<Bytes>>>| {
+            let Person { email, name } = Person::next();
+            let from: [u8; 3] = rand::random();
+            let request = Request::post("/v1/users")
+                .header(HOST, host)
+                .header(CONTENT_TYPE, "application/json")
+                .header("x-forwarded-for", format!("10.{}.{}.{}", from[0], from[1], from[2]))
+                .body(Full::new(Bytes::from(json!({ "email": email, "display_name": name }).to_string())))?;
+            let mut client = client.lock().await;
+            client.ready().await?;
+            let answer = client.send_request(request).await?;
+            let status = answer.status();
+            let body = answer.into_body().collect().await?.to_bytes();
+            ensure!(status == 201, "{status}: {}", String::from_utf8_lossy(&body));
+            Ok(())
+        })
+        .await
+    }
+}
+
+/// Lets each client work for a turn, one piece of work after the other, and counts what all of them did in a second.
+async fn rate<C>(clients: &[C], work: impl AsyncFn(&C) -> Result<()>) -> Result<f64> {
+    let began = Instant::now();
+    let done = try_join_all(clients.iter().map(async |client| {
+        let mut done = 0_u64;
+        while began.elapsed() < TURN {
+            work(client).await?;
+            done += 1;
+        }
+        anyhow::Ok(done)
+    }))
+    .await?;
+    Ok(done.iter().sum::<u64>() as f64 / began.elapsed().as_secs_f64())
+}
