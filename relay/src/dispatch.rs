@@ -14,6 +14,7 @@ pub mod misled;
 pub mod memory;
 pub mod lanes;
 pub mod lane;
+mod choose;
 pub mod read;
 pub mod traced;
 #[cfg(test)]
@@ -41,7 +42,7 @@ use commit::Statements;
 use lane::Lane;
 use memory::Memory;
 use misled::Misled;
-use read::{Batch, Found, Reader};
+use read::{Batch, Found, Reader, Turn};
 use registrations::Registrations;
 
 /// How often a worker asks who shares the lanes. It is also what keeps its session alive.
@@ -212,8 +213,7 @@ pub struct Worker {
     registrations: Registrations,
     lanes: BTreeMap<i16, Lane>,
     memory: Memory,
-    /// The lane to begin the next batch with.
-    turn: i16,
+    turn: Turn,
     ear: watch::Receiver<u64>,
     /// Hears of pauses.
     paused: watch::Receiver<Option<Vec<Pause>>>,
@@ -253,7 +253,7 @@ impl Worker {
             registrations,
             lanes: BTreeMap::new(),
             memory: memory.clone(),
-            turn: 0,
+            turn: Turn::default(),
             ear: context.outbox_bell.ear(),
             paused: context.pauses.ear(),
             found: Left::Nothing,
@@ -317,6 +317,7 @@ impl Worker {
             stored?;
             match found? {
                 Some(Found::Batch(batch)) => pending = Some(batch),
+                Some(Found::Planning) => {}
                 Some(Found::Unflushed) => return Ok(Left::Unflushed),
                 Some(Found::Nothing) if self.put_back().await? => {}
                 Some(Found::Nothing) => {

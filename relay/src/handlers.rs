@@ -112,17 +112,16 @@ impl Registry {
     /// Runs every handler of the event's type; one that fails or panics does not keep the others from running. Nothing
     /// for a type that no handler is for.
     pub fn publish(&self, envelope: &Envelope) -> Vec<Handled> {
-        self.publish_to(envelope, |_| true)
+        self.publish_to(envelope, |_| true).collect()
     }
 
-    /// The same, for the handlers that are wanted. Nothing for an event that was blanked.
-    pub fn publish_to(&self, envelope: &Envelope, wanted: impl Fn(&str) -> bool) -> Vec<Handled> {
-        if envelope.is_erased() {
-            return Vec::new();
-        }
-        let handlers = self.by_type.get(envelope.event_type.as_str()).map(Vec::as_slice).unwrap_or_default();
-        let wanted = handlers.iter().filter(|(handler, _)| wanted(handler));
-        wanted.map(|(handler, run)| Handled { handler, outcome: run_one(run, envelope) }).collect()
+    /// The same, for the handlers that are wanted, one after the other as they are asked for. Nothing
+    /// for an event that was blanked.
+    pub fn publish_to(&self, envelope: &Envelope, wanted: impl Fn(&str) -> bool) -> impl Iterator<Item = Handled> {
+        let handlers = self.by_type.get(envelope.event_type.as_str()).filter(|_| !envelope.is_erased());
+        let handlers = handlers.map(Vec::as_slice).unwrap_or_default();
+        let wanted = handlers.iter().filter(move |(handler, _)| wanted(handler));
+        wanted.map(|(handler, run)| Handled { handler, outcome: run_one(run, envelope) })
     }
 
     /// Forgets every handler.
@@ -170,8 +169,8 @@ fn run_one(run: &Run, envelope: &Envelope) -> Result<Vec<Job>, HandlerError> {
     }
     if jobs.len() > 1 {
         let mut names = HashSet::with_capacity(jobs.len());
-        if let Some(job) = jobs.iter().find(|job| !names.insert(job.name.as_str())) {
-            return Err(HandlerError::SameName(job.name.clone()));
+        if let Some(job) = jobs.iter().find(|job| !names.insert(&*job.name)) {
+            return Err(HandlerError::SameName(job.name.to_string()));
         }
     }
     Ok(jobs)
@@ -186,13 +185,14 @@ pub fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
 #[cfg(test)]
 mod tests {
     use serde_json::value::to_raw_value;
+    use shared::envelope::Head;
     use shared::event::user::{UserEmailVerified, UserRegistered};
     use uuid::Uuid;
 
     use super::*;
 
     fn envelope(event_type: &str, version: i32, payload: serde_json::Value) -> Envelope {
-        Envelope {
+        let head = Head {
             event_id: Uuid::nil(),
             position: 1,
             lane: 0,
@@ -200,10 +200,10 @@ mod tests {
             aggregate_id: "1".into(),
             event_type: event_type.into(),
             event_version: version,
-            payload: to_raw_value(&payload).unwrap(),
             metadata: to_raw_value(&serde_json::json!({})).unwrap(),
             occurred_at: time::OffsetDateTime::UNIX_EPOCH,
-        }
+        };
+        Envelope { head: head.into(), payload: to_raw_value(&payload).unwrap() }
     }
 
     fn registered() -> Envelope {
@@ -212,7 +212,7 @@ mod tests {
     }
 
     fn job(name: &str) -> Job {
-        Job::new(name, "none", &()).unwrap()
+        Job::new(name.to_owned(), "none", &()).unwrap()
     }
 
     #[test]
@@ -226,7 +226,7 @@ mod tests {
         let handled = registry.publish(&registered());
         let shown: Vec<_> = handled
             .iter()
-            .map(|h| (h.handler, h.outcome.as_ref().map(|jobs| jobs[0].name.clone()).map_err(ToString::to_string)))
+            .map(|h| (h.handler, h.outcome.as_ref().map(|jobs| jobs[0].name.to_string()).map_err(ToString::to_string)))
             .collect();
         assert_eq!(
             shown,

@@ -18,6 +18,7 @@ pub mod rescue;
 pub mod store;
 pub mod copy;
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use serde::Serialize;
@@ -30,7 +31,7 @@ pub use crate::retry::RetryPolicy;
 pub struct Job {
     /// The job's own name within its handler: durable, and the only thing that tells two jobs of one handler and event
     /// apart. Not an index: a deploy may reorder.
-    pub name: String,
+    pub name: Cow<'static, str>,
     /// Which kind of work it is, such as `email`.
     pub kind: &'static str,
     /// What the kind needs, as JSON.
@@ -46,7 +47,11 @@ impl Job {
     ///
     /// # Errors
     /// When the arguments can't be written as JSON.
-    pub fn new(name: impl Into<String>, kind: &'static str, args: &impl Serialize) -> Result<Self, serde_json::Error> {
+    pub fn new(
+        name: impl Into<Cow<'static, str>>,
+        kind: &'static str,
+        args: &impl Serialize,
+    ) -> Result<Self, serde_json::Error> {
         Ok(Self {
             name: name.into(),
             kind,

@@ -7,16 +7,18 @@
 pub mod types;
 pub mod window;
 pub mod look;
+pub mod plan;
 pub mod rows;
 pub mod evidence;
 pub mod page;
 pub mod listing;
 pub mod backlog;
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use serde_json::value::RawValue;
-use shared::envelope::Envelope;
+use shared::envelope::{Envelope, Head};
 use time::OffsetDateTime;
 use tokio_postgres::types::Json;
 use tokio_postgres::{Client, Row};
@@ -27,7 +29,8 @@ use window::TransactionId;
 
 pub use evidence::Evidence;
 pub use look::{Answer, Look, Question, glance, look};
-pub use rows::{Range, Read, START, Slice};
+pub use plan::{Plan, Slice};
+pub use rows::{Range, Read, START, Stretch};
 
 /// The bound on any one exchange with the application database, and so on any transaction held open there.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -123,19 +126,19 @@ impl Reading<'_> {
 fn outbox_row(row: &Row, lane: i16) -> Result<OutboxRow, tokio_postgres::Error> {
     let Json(payload): Json<Box<RawValue>> = row.try_get(7)?;
     let Json(metadata): Json<Box<RawValue>> = row.try_get(8)?;
+    let head = Head {
+        event_id: row.try_get(0)?,
+        position: row.try_get(1)?,
+        lane,
+        aggregate_type: row.try_get(3)?,
+        aggregate_id: row.try_get(4)?,
+        event_type: row.try_get(5)?,
+        event_version: row.try_get(6)?,
+        metadata,
+        occurred_at: row.try_get(9)?,
+    };
     Ok(OutboxRow {
-        envelope: Envelope {
-            event_id: row.try_get(0)?,
-            position: row.try_get(1)?,
-            lane,
-            aggregate_type: row.try_get(3)?,
-            aggregate_id: row.try_get(4)?,
-            event_type: row.try_get(5)?,
-            event_version: row.try_get(6)?,
-            payload,
-            metadata,
-            occurred_at: row.try_get(9)?,
-        },
+        envelope: Envelope { head: Arc::new(head), payload },
         transaction_id: row.try_get(2)?,
         durable_at_commit: row.try_get(10)?,
     })

@@ -227,7 +227,7 @@ async fn forward(
     let present: HashSet<Uuid> = present.iter().map(|row| row.get(0)).collect();
     let failed: HashSet<(Uuid, String)> = failed.iter().map(|row| (row.get(0), row.get(1))).collect();
     for job in expected.iter().filter(|job| !present.contains(&job.job_id)) {
-        let key = (job.event_id, job.handler.clone());
+        let key = (job.event.event_id, job.handler.to_owned());
         // A handler that failed then and would not now: `relay replay --failed`.
         if failed.contains(&key) {
             refused.insert(key);
@@ -235,8 +235,8 @@ async fn forward(
         }
         findings.missing_count += 1;
         if findings.missing.len() < NAMED {
-            let NewJob { job_id, event_id, handler, job, .. } = job.clone();
-            findings.missing.push(Missing { event_id, handler, name: job.name, job_id });
+            let (event_id, handler) = key;
+            findings.missing.push(Missing { event_id, handler, name: job.job.name.to_string(), job_id: job.job_id });
         }
     }
     findings.set_aside += refused.len() as u64;

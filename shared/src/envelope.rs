@@ -1,5 +1,8 @@
 //! The envelope: an event with its identity, aggregate, time and metadata, as it stands in the outbox.
 
+use std::ops::Deref;
+use std::sync::Arc;
+
 use serde_json::value::RawValue;
 use time::OffsetDateTime;
 use uuid::Uuid;
@@ -9,9 +12,19 @@ use crate::event::{DecodeError, Event};
 /// The key in an event's metadata that says when `api erase` blanked it.
 pub const ERASED_AT: &str = "aftercommit.erased_at";
 
-/// An outbox row. `P` is the payload: raw JSON as read, or a decoded event as handlers get it.
+/// An outbox row. `P` is the payload: raw JSON as read, or a decoded event as handlers get it. All else is its
+/// [`Head`], read as if its fields stood here.
 #[derive(Clone, Debug)]
 pub struct Envelope<P = Box<RawValue>> {
+    /// Whatever is not the payload.
+    pub head: Arc<Head>,
+    /// What happened.
+    pub payload: P,
+}
+
+/// An event's identity, aggregate, time and metadata. Shared, not copied: handlers, jobs and logs look at the same one.
+#[derive(Clone, Debug)]
+pub struct Head {
     /// Made by the writer, normally a UUIDv7.
     pub event_id: Uuid,
     /// The order within an aggregate (and within a lane); given by the database.
@@ -26,13 +39,19 @@ pub struct Envelope<P = Box<RawValue>> {
     pub event_type: String,
     /// The version of the payload's shape.
     pub event_version: i32,
-    /// What happened.
-    pub payload: P,
     /// A JSON object: trace context (`traceparent`, `tracestate`), `correlation_id`, `causation_id`, and whatever else
     /// the writer added. Kept raw: rows are written by any language, and an odd value here must not fail an event.
     pub metadata: Box<RawValue>,
     /// When the writer says that it happened.
     pub occurred_at: OffsetDateTime,
+}
+
+impl<P> Deref for Envelope<P> {
+    type Target = Head;
+
+    fn deref(&self) -> &Head {
+        &self.head
+    }
 }
 
 impl Envelope {
@@ -42,18 +61,7 @@ impl Envelope {
     /// As [`Event::decode`].
     pub fn decode<E: Event>(&self) -> Result<Envelope<E>, DecodeError> {
         let payload = E::decode(self.event_version, self.payload.get())?;
-        Ok(Envelope {
-            event_id: self.event_id,
-            position: self.position,
-            lane: self.lane,
-            aggregate_type: self.aggregate_type.clone(),
-            aggregate_id: self.aggregate_id.clone(),
-            event_type: self.event_type.clone(),
-            event_version: self.event_version,
-            payload,
-            metadata: self.metadata.clone(),
-            occurred_at: self.occurred_at,
-        })
+        Ok(Envelope { head: Arc::clone(&self.head), payload })
     }
 }
 

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 use relay::dispatch::commit::{self, Statements};
 use relay::dispatch::cursor::{self, Cursor};
 use relay::dispatch::lane::Lane;
-use relay::dispatch::read::{self, Batch, Found, Reader};
+use relay::dispatch::read::{self, Batch, Found, Reader, Turn};
 use relay::dispatch::rebase;
 use relay::dispatch::registrations::{self, Registrations};
 use relay::handlers::Registry;
@@ -50,7 +50,7 @@ pub struct Dispatcher {
     registry: Registry,
     registrations: Registrations,
     lanes: BTreeMap<i16, Lane>,
-    turn: i16,
+    turn: Turn,
 }
 
 /// What a step came to.
@@ -58,6 +58,8 @@ pub struct Dispatcher {
 pub enum Step {
     /// So many events were handed over.
     Dispatched(usize),
+    /// A large window is being planned.
+    Planning,
     /// A commit is on its way to disk.
     Unflushed,
     /// Nothing was there.
@@ -74,7 +76,7 @@ impl Dispatcher {
         let lanes: Vec<i16> = (0..relay::dispatch::lanes::LANES).collect();
         let lanes = cursor::load(&jobs, &lanes).await?;
         let lanes = lanes.into_iter().map(|cursor| (cursor.lane, Lane::new(cursor))).collect();
-        Ok(Self { application, jobs, statements, registry, registrations, lanes, turn: 0 })
+        Ok(Self { application, jobs, statements, registry, registrations, lanes, turn: Turn::default() })
     }
 
     /// The same worker, copying batches of at least so many jobs.
@@ -138,6 +140,7 @@ impl Dispatcher {
                 self.commit(&batch).await?;
                 Step::Dispatched(batch.events)
             }
+            Found::Planning => Step::Planning,
             Found::Unflushed => Step::Unflushed,
             Found::Nothing => Step::Idle,
         })
@@ -160,6 +163,7 @@ impl Dispatcher {
         loop {
             match self.step().await? {
                 Step::Dispatched(more) => events += more,
+                Step::Planning => {}
                 Step::Unflushed => tokio::time::sleep(std::time::Duration::from_millis(2)).await,
                 Step::Idle if self.rebase().await? => {}
                 Step::Idle => break,

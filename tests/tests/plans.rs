@@ -4,7 +4,8 @@
 use anyhow::{Result, ensure};
 use relay::outbox::evidence::WITNESS;
 use relay::outbox::look::LOOK;
-use relay::outbox::rows::{PLAN, READ};
+use relay::outbox::plan::{PLAN, PLAN_SINGLE};
+use relay::outbox::rows::{READ, READ_SINGLE};
 use tests::databases::{Databases, Role};
 use tokio_postgres::Client;
 
@@ -69,7 +70,7 @@ async fn fill(owner: &Client, rows: i64) -> Result<()> {
     Ok(())
 }
 
-async fn pinned(owner: &Client) -> Result<[Pinned; 4]> {
+async fn pinned(owner: &Client) -> Result<[Pinned; 6]> {
     let now: String = owner.query_one("SELECT pg_current_snapshot()::text", &[]).await?.get(0);
     let xmax: String = owner.query_one("SELECT pg_snapshot_xmax(pg_current_snapshot())::text", &[]).await?.get(0);
     let window = |low: &str| format!("3::smallint, '{low}'::xid8, '{xmax}'::xid8, '{now}', '{{}}'");
@@ -79,6 +80,29 @@ async fn pinned(owner: &Client) -> Result<[Pinned; 4]> {
         let witness = format!("{}, {}, {}", nothing("uuid"), nothing("xid8"), nothing("bigint"));
         format!("ARRAY[3, 4]::smallint[], ARRAY['{seen}', '{seen}']::pg_snapshot[], {witness}, {witness}, 1001")
     };
+    let stretches = |low: &str| {
+        let of = |kind: &str, value: &str| format!("array_fill('{value}'::{kind}, ARRAY[2])");
+        [
+            "ARRAY[3, 4]::smallint[]".to_owned(),
+            of("xid8", low),
+            of("xid8", &xmax),
+            of("pg_snapshot", &now),
+            of("pg_snapshot", &format!("{xmax}:{xmax}:")),
+            of("bigint", "0"),
+            of("uuid", "00000000-0000-0000-0000-000000000000"),
+            of("bigint", "9223372036854775807"),
+            of("bigint", "1000"),
+        ]
+        .join(", ")
+    };
+    let piece = |low: &str| format!("3::smallint, '{low}', 0, '{xmax}', '{now}', 0, 1000, 4096");
+    let read = |name, sql| Pinned {
+        name,
+        sql,
+        types: "smallint[], xid8[], xid8[], pg_snapshot[], pg_snapshot[], bigint[], uuid[], bigint[], bigint[]",
+        values: [stretches(&xmax), stretches("1")],
+        sorts: true,
+    };
     Ok([
         Pinned {
             name: "look",
@@ -87,13 +111,8 @@ async fn pinned(owner: &Client) -> Result<[Pinned; 4]> {
             values: [lanes(&now), lanes("1:1:")],
             sorts: false,
         },
-        Pinned {
-            name: "read",
-            sql: READ,
-            types: "smallint, xid8, xid8, pg_snapshot, xid8[], bigint, uuid, bigint, bigint",
-            values: both(", 0, '00000000-0000-0000-0000-000000000000', 9223372036854775807, 1000"),
-            sorts: true,
-        },
+        read("read", READ),
+        read("read_single", READ_SINGLE),
         Pinned {
             name: "witness",
             sql: WITNESS,
@@ -104,8 +123,15 @@ async fn pinned(owner: &Client) -> Result<[Pinned; 4]> {
         Pinned {
             name: "plan",
             sql: PLAN,
-            types: "smallint, xid8, xid8, pg_snapshot, xid8[], bigint, bigint, bigint",
-            values: both(", 0, 9223372036854775807, 1000"),
+            types: "smallint, xid8, bigint, xid8, pg_snapshot, bigint, bigint, bigint",
+            values: [piece(&xmax), piece("1")],
+            sorts: false,
+        },
+        Pinned {
+            name: "plan_single",
+            sql: PLAN_SINGLE,
+            types: "smallint, xid8[], bigint, bigint",
+            values: ["3::smallint, '{}', 0, 1000".to_owned(), format!("3::smallint, '{{{xmax}}}', 0, 1000")],
             sorts: false,
         },
     ])

@@ -62,6 +62,7 @@ impl Args {
         self.service.read(faults);
         self.delivery.read(faults);
         self.limits.read(faults);
+        self.upkeep.read(faults);
         (self.application.read(faults), self.jobs.read(faults), self.mail.read(faults))
     }
 

@@ -10,7 +10,7 @@ use super::cursor::Cursor;
 use super::history::Move;
 use super::misled::Misled;
 use crate::outbox::window::Snapshot;
-use crate::outbox::{Question, SLICE_ROWS, Server, Slice};
+use crate::outbox::{Plan, Question, SLICE_ROWS, Server, Slice};
 
 /// How often a lane's cursor is kept.
 const CHECKPOINT: Duration = Duration::from_secs(60);
@@ -24,12 +24,11 @@ pub struct Lane {
     pub(super) cursor: Cursor,
     /// What is left of the open window, in order.
     pub(super) slices: VecDeque<Slice>,
+    pub(super) planning: Option<Planning>,
     pub(super) gate: Option<Gate>,
     /// The upper snapshot of which every transaction is known to be on disk.
     pub(super) flushed: Option<Snapshot>,
     pub(super) passed: Option<Passed>,
-    /// Rows to ask for at a time: fewer while they are large.
-    pub(super) limit: usize,
     pub(super) trouble: Option<Trouble>,
     pub(super) checkpointed: Option<Instant>,
 }
@@ -40,6 +39,14 @@ pub struct Lane {
 pub(super) struct Passed {
     pub(super) server: Server,
     pub(super) seen: Snapshot,
+}
+
+/// A window whose plan is not yet complete: its upper snapshot is fixed, and is worth something as long as one server runs.
+#[derive(Debug)]
+pub(super) struct Planning {
+    pub(super) server: Server,
+    pub(super) next: Snapshot,
+    pub(super) plan: Plan,
 }
 
 /// A window with a commit that may not yet be on disk. It is put off, with its upper snapshot fixed, and read anew once
@@ -71,10 +78,10 @@ impl Lane {
         Self {
             cursor,
             slices: VecDeque::new(),
+            planning: None,
             gate: None,
             flushed: None,
             passed: None,
-            limit: READ_LIMIT,
             trouble: None,
             checkpointed: None,
         }

@@ -11,19 +11,19 @@ use shared::envelope::Envelope;
 use time::OffsetDateTime;
 use tokio_postgres::Client;
 
+use super::choose::{Part, What, choose, verdict};
 use super::cursor::Cursor;
-use super::history::{Verdict, judge};
-use super::lane::{Gate, Lane, Passed, READ_LIMIT, Trouble};
+use super::history::Verdict;
+use super::lane::{Gate, Lane, Passed};
 use super::registrations::Registrations;
 use super::traced::{self, Traced};
 use crate::handlers::Registry;
 use crate::jobs::store::NewJob;
 use crate::metrics::record::Tally;
-use crate::outbox::{self, Answer, Look, OutboxRow, Range, Reading, SLICE_BYTES, SLICE_ROWS, START, Slice};
+use crate::outbox::{self, Look, OutboxRow, Reading, SLICE_ROWS};
 
-/// A batch takes no further lane once it holds this many events, or this many bytes of them.
+/// A batch takes no further lane once it may hold this many events.
 const BATCH_EVENTS: usize = 8 * SLICE_ROWS;
-const BATCH_BYTES: usize = SLICE_BYTES;
 
 /// What one transaction in the jobs database will store: jobs and failures, and the cursors moved over their events.
 #[derive(Debug, Default)]
@@ -104,6 +104,8 @@ impl OutboxKey {
 pub enum Found {
     /// Something to commit.
     Batch(Batch),
+    /// Nothing yet, but a large window is being planned: read again at once.
+    Planning,
     /// Nothing yet, but a commit is on its way to disk: look again soon.
     Unflushed,
     /// Nothing.
@@ -139,147 +141,117 @@ pub struct Reader<'a> {
     pub registrations: &'a Registrations,
 }
 
-/// Reads the next batch. `turn` says at which lane to begin, so that each gets its turn under load.
+/// Where a worker's next batch begins, and how large it may be.
+#[derive(Clone, Copy, Debug)]
+pub struct Turn {
+    /// The lane to begin with, so that each gets its turn under load.
+    pub(super) lane: i16,
+    /// Rows to ask for: fewer while they are large, so that little is sent in vain.
+    pub(super) rows: usize,
+}
+
+impl Default for Turn {
+    fn default() -> Self {
+        Self { lane: 0, rows: BATCH_EVENTS }
+    }
+}
+
+/// Reads the next batch.
 ///
 /// # Errors
 /// As [`outbox::look()`]; the connection is then to be dropped, and the lanes loaded again.
 pub async fn batch(
     reader: Reader<'_>,
     lanes: &mut BTreeMap<i16, Lane>,
-    turn: &mut i16,
+    turn: &mut Turn,
 ) -> Result<Found, outbox::Error> {
     let began = Instant::now();
     let questions: Vec<_> = lanes.values().map(Lane::question).collect();
     let (reading, look) = outbox::look(reader.application, &questions).await?;
-    let mut answers = look.lanes.clone();
-    answers.sort_unstable_by_key(|answer| (answer.lane < *turn, answer.lane));
+    let parts = choose(&reading, &look, lanes, turn).await?;
+    let stretches: Vec<_> = parts.iter().filter_map(|part| part.stretch(&look)).collect();
+    let mut reads = reading.rows(&stretches, look.next.xmax()).await?;
+    let cut_short = reads.iter().zip(&stretches).any(|(read, of)| !read.whole && read.looked_at < of.limit);
+    let looked_at: usize = reads.iter().map(|read| read.looked_at).sum();
+    turn.rows = if cut_short { looked_at.max(1) } else { (turn.rows * 2).min(BATCH_EVENTS) };
 
+    let mut reads = reads.drain(..);
     let mut batch = Batch::default();
-    let mut reads = Vec::new();
-    let mut unflushed = false;
-    let (mut events, mut bytes) = (0, 0);
-    for answer in answers {
-        if events >= BATCH_EVENTS || bytes >= BATCH_BYTES {
-            *turn = answer.lane;
-            break;
-        }
-        let Some(lane) = lanes.get_mut(&answer.lane) else { continue };
-        match read_lane(&reading, &look, &answer, lane).await? {
-            LaneRead::Rows(read) => {
-                events += read.rows.len();
-                bytes += read.bytes;
-                reads.push((lane.cursor.rebased_at, read.rows));
+    let mut taken = Vec::new();
+    let planning = parts.iter().any(|part| part.what == What::Planning);
+    let mut unflushed = parts.iter().any(|part| part.what == What::Soon);
+    for part in &parts {
+        let read = match part.what {
+            What::Planning | What::Soon => continue,
+            What::Nothing => outbox::Read { whole: true, ..outbox::Read::default() },
+            What::Slice(..) => reads.next().unwrap_or_default(),
+        };
+        let Some(lane) = lanes.get_mut(&part.lane) else { continue };
+        match take(&reading, &look, part, read, lane).await? {
+            Taken::Rows(read) => {
+                taken.push((lane.cursor.rebased_at, read.rows));
                 batch.cursors.push(lane.cursor.clone());
                 if lane.checkpoint_due() {
                     batch.checkpoints.push(lane.cursor.clone());
                 }
                 lane.cursor.version += 1;
             }
-            LaneRead::Soon => unflushed = true,
-            LaneRead::Nothing => {}
+            Taken::Soon => unflushed = true,
+            Taken::Nothing => {}
         }
     }
     // The handlers run while the answer to COMMIT is on its way.
-    let handling = async {
-        batch.jobs.reserve(events);
-        for (rebased_at, rows) in &reads {
-            handle(reader, *rebased_at, rows, &mut batch);
-        }
-    };
+    let handling = async { handle(reader, &taken, &mut batch) };
     let (ended, ()) = tokio::join!(reading.end(), handling);
     ended?;
     batch.took = began.elapsed();
-    Ok(match (batch.cursors.is_empty(), unflushed) {
-        (false, _) => Found::Batch(batch),
-        (true, true) => Found::Unflushed,
-        (true, false) => Found::Nothing,
+    Ok(match batch.cursors.is_empty() {
+        false => Found::Batch(batch),
+        true if planning => Found::Planning,
+        true if unflushed => Found::Unflushed,
+        true => Found::Nothing,
     })
 }
 
-enum LaneRead {
+enum Taken {
     Rows(outbox::Read),
     /// Not now, but it will not take long.
     Soon,
     Nothing,
 }
 
-fn verdict(lane: &Lane, look: &Look, answer: &Answer) -> Verdict {
-    judge(&lane.cursor, look.server.identity, &look.next, answer)
-}
-
-/// Reads one lane's next rows and moves its cursor over them, here in memory.
-async fn read_lane(
+/// Takes what was read of a lane and moves its cursor over it, here in memory.
+async fn take(
     reading: &Reading<'_>,
     look: &Look,
-    answer: &Answer,
+    part: &Part,
+    read: outbox::Read,
     lane: &mut Lane,
-) -> Result<LaneRead, outbox::Error> {
-    lane.trouble = match verdict(lane, look, answer) {
-        Verdict::Same => None,
-        Verdict::WindowGone | Verdict::Promoted => Some(Trouble::Shaken),
-        Verdict::Behind(misled) => Some(Trouble::Misled(misled)),
-        Verdict::Moved(how) => Some(Trouble::Moved(how)),
-    };
-    if lane.trouble.is_some() {
-        return Ok(LaneRead::Nothing);
-    }
-    if lane.passed.as_ref().is_some_and(|passed| passed.server != look.server) {
-        // What was counted began at a place that is worth nothing any more.
-        lane.passed = None;
-        return Ok(LaneRead::Soon);
-    }
-    let reopened = lane.cursor.seen.reopened_in(&look.next);
-    if !reopened.is_empty() {
-        lane.cursor.seen = lane.cursor.seen.reopen(reopened);
-    }
-    let everything = lane.cursor.window.as_ref().map_or(lane.cursor.is_nowhere(), |window| window.everything);
-    let next = match (lane.gate.take(), &lane.cursor.window) {
-        (Some(gate), _) if look.flush_lsn >= gate.lsn || Instant::now() >= gate.until => {
-            lane.flushed = Some(gate.next.clone());
-            gate.next
-        }
-        (Some(gate), _) => {
-            lane.gate = Some(gate);
-            return Ok(LaneRead::Soon);
-        }
-        (None, Some(window)) => window.next.clone(),
-        (None, None) if answer.waiting == 0 && !(everything && answer.any) => return Ok(LaneRead::Nothing),
-        (None, None) => look.next.clone(),
-    };
-
-    let after = lane.cursor.window.as_ref().map_or(START, |window| window.after);
-    let seen = if lane.cursor.window.is_some() { lane.cursor.seen.clone() } else { lane.seen().clone() };
-    let range = Range { lane: answer.lane, seen: &seen, next: &next, everything, after, xmax: look.next.xmax() };
-    let sliced = lane.cursor.window.is_some() || everything || answer.waiting > SLICE_ROWS;
-    if sliced && lane.slices.is_empty() {
-        lane.slices = reading.plan(&range).await?.into();
-    }
-    let slice = if sliced { lane.slices.front().copied() } else { Some(Slice::ALL) };
-    let read = match slice {
-        Some(slice) => reading.rows(&range, slice, lane.limit).await?,
-        None => outbox::Read { whole: true, ..outbox::Read::default() },
-    };
-
+) -> Result<Taken, outbox::Error> {
+    let next = part.next.clone();
     if lane.flushed.as_ref() != Some(&next) && read.rows.iter().any(|row| !row.durable_at_commit) {
         if look.flush_lsn < look.insert_lsn {
             lane.gate = Some(Gate { next, lsn: look.insert_lsn, until: Instant::now() + look.flush_bound });
-            return Ok(LaneRead::Soon);
+            return Ok(Taken::Soon);
         }
         lane.flushed = Some(next.clone());
     }
-    lane.limit = if read.whole { (lane.limit * 2).min(READ_LIMIT) } else { read.rows.len().max(1) };
+    if read.looked_at == 0 && !read.whole {
+        // Others took all the room.
+        return Ok(Taken::Nothing);
+    }
     let finished = read.whole && lane.slices.len() <= 1;
     let window = match &lane.cursor.window {
         Some(window) => Some(window.clone()),
         None => {
-            let evidence = if finished { read.strongest } else { reading.evidence(&range).await? };
-            evidence.map(|evidence| lane.cursor.open(next, everything, evidence, after))
+            let evidence = if finished { read.strongest } else { reading.evidence(&part.range(look)).await? };
+            evidence.map(|evidence| lane.cursor.open(next, part.everything, evidence, part.after))
         }
     };
     if read.whole {
         lane.slices.pop_front();
     }
-    let Some(mut window) = window else { return Ok(LaneRead::Nothing) };
+    let Some(mut window) = window else { return Ok(Taken::Nothing) };
 
     window.after = read.last.unwrap_or(window.after);
     let before = lane.cursor.seen.clone();
@@ -293,12 +265,18 @@ async fn read_lane(
     if finished && lane.cursor.seen == before && look.flush_lsn >= look.insert_lsn {
         lane.passed = Some(Passed { server: look.server, seen: next });
     }
-    Ok(LaneRead::Rows(read))
+    Ok(Taken::Rows(read))
 }
 
-fn handle(reader: Reader<'_>, rebased_at: Option<OffsetDateTime>, rows: &[OutboxRow], batch: &mut Batch) {
-    batch.events += rows.len();
-    for OutboxRow { envelope, .. } in rows {
+/// Runs the handlers on what was read, in the order of positions over all lanes: jobs come in the order of time then,
+/// which is that of the indexes they go to.
+fn handle(reader: Reader<'_>, taken: &[(Option<OffsetDateTime>, Vec<OutboxRow>)], batch: &mut Batch) {
+    let mut rows: Vec<_> =
+        taken.iter().flat_map(|(rebased_at, rows)| rows.iter().map(|row| (*rebased_at, row))).collect();
+    rows.sort_by_key(|(_, row)| row.envelope.position);
+    batch.events = rows.len();
+    batch.jobs.reserve(rows.len());
+    for (rebased_at, OutboxRow { envelope, .. }) in rows {
         let past = rebased_at.is_some_and(|at| envelope.occurred_at < at);
         batch.again |= past;
         let event_type = reader.registry.known_type(&envelope.event_type);

@@ -78,8 +78,6 @@ impl Drop for Traced {
 
 /// Lets what becomes of a job follow from the span.
 pub fn carry(job: &mut NewJob, span: &Span) {
-    let carried = span.context().and_then(|context| context::into_metadata(&job.metadata, &context));
-    if let Some(metadata) = carried {
-        job.metadata = metadata;
-    }
+    let carried = span.context().and_then(|context| context::into_metadata(job.metadata(), &context));
+    job.carried = carried.or(job.carried.take());
 }

@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 
 use crate::dispatch::lanes::LANES;
 use crate::outbox::window::Snapshot;
-use crate::outbox::{self, Error, Identity, OutboxRow, Question, Range, START, Slice};
+use crate::outbox::{self, Error, Identity, OutboxRow, Question, Range, START, Slice, Stretch};
 
 /// Rows asked for at a time.
 const ROWS: usize = 1_000;
@@ -64,7 +64,8 @@ impl Tail {
                 xmax: look.next.xmax(),
             };
             loop {
-                let read = reading.rows(&range, Slice::ALL, ROWS).await?;
+                let stretch = Stretch { range: range.clone(), slice: Slice::all(ROWS), limit: ROWS };
+                let Some(read) = reading.rows(&[stretch], range.xmax).await?.pop() else { break };
                 rows.extend(read.rows);
                 match read.last {
                     Some(last) if !read.whole => range.after = last,

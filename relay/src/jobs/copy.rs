@@ -68,17 +68,17 @@ pub async fn copy(
 
 /// In the order of [`COPY`]'s columns.
 fn row(buffer: &mut BytesMut, new: &NewJob) {
-    let NewJob { job_id, event_id, handler, generation, job, metadata, occurred_at } = new;
+    let NewJob { job_id, event, handler, generation, job, .. } = new;
     buffer.put_i16(FIELDS);
     field(buffer, job_id.as_bytes());
-    field(buffer, event_id.as_bytes());
+    field(buffer, event.event_id.as_bytes());
     field(buffer, handler.as_bytes());
     field(buffer, job.name.as_bytes());
     field(buffer, &generation.to_be_bytes());
     field(buffer, job.kind.as_bytes());
     json(buffer, job.args.get());
-    json(buffer, metadata.get());
-    field(buffer, &microseconds(*occurred_at).to_be_bytes());
+    json(buffer, new.metadata().get());
+    field(buffer, &microseconds(event.occurred_at).to_be_bytes());
     match new.expires_at() {
         Some(expires_at) => field(buffer, &microseconds(expires_at).to_be_bytes()),
         None => buffer.put_i32(NULL),

@@ -1,8 +1,10 @@
 //! Storing jobs: many in one statement, each once.
 
+use std::sync::Arc;
+
 use futures_util::future::try_join_all;
 use serde_json::value::RawValue;
-use shared::envelope::Envelope;
+use shared::envelope::{Envelope, Head};
 use time::OffsetDateTime;
 use tokio_postgres::types::Json;
 use tokio_postgres::{Statement, Transaction};
@@ -17,36 +19,32 @@ pub struct NewJob {
     /// Computed: see [`job_id`].
     pub job_id: Uuid,
     /// The event that it follows from.
-    pub event_id: Uuid,
+    pub event: Arc<Head>,
+    /// In place of the event's metadata, where the trace has gone on since.
+    pub carried: Option<Box<RawValue>>,
     /// The handler that asked for it.
-    pub handler: String,
+    pub handler: &'static str,
     /// 0, or the number of the `replay --again` that made it.
     pub generation: i32,
     /// What the handler asked for.
     pub job: Job,
-    /// The event's metadata, so that a trace goes on.
-    pub metadata: Box<RawValue>,
-    /// The event's time.
-    pub occurred_at: OffsetDateTime,
 }
 
 impl NewJob {
     /// The row for a job that a handler asked for after an event.
-    pub fn new(envelope: &Envelope, handler: &str, generation: i32, job: Job) -> Self {
-        Self {
-            job_id: job_id(envelope.event_id, handler, &job.name, generation),
-            event_id: envelope.event_id,
-            handler: handler.to_owned(),
-            generation,
-            job,
-            metadata: envelope.metadata.clone(),
-            occurred_at: envelope.occurred_at,
-        }
+    pub fn new(envelope: &Envelope, handler: &'static str, generation: i32, job: Job) -> Self {
+        let job_id = job_id(envelope.event_id, handler, &job.name, generation);
+        Self { job_id, event: Arc::clone(&envelope.head), carried: None, handler, generation, job }
+    }
+
+    /// The job's metadata: its event's, so that a trace goes on.
+    pub fn metadata(&self) -> &RawValue {
+        self.carried.as_ref().unwrap_or(&self.event.metadata)
     }
 
     pub(super) fn expires_at(&self) -> Option<OffsetDateTime> {
         // A time beyond what can be written means never.
-        self.job.expires_after.and_then(|after| self.occurred_at.checked_add(after.try_into().ok()?))
+        self.job.expires_after.and_then(|after| self.event.occurred_at.checked_add(after.try_into().ok()?))
     }
 }
 
@@ -100,14 +98,14 @@ async fn insert_chunk(
             statement,
             &[
                 &column(jobs, |j| j.job_id),
-                &column(jobs, |j| j.event_id),
-                &column(jobs, |j| j.handler.as_str()),
-                &column(jobs, |j| j.job.name.as_str()),
+                &column(jobs, |j| j.event.event_id),
+                &column(jobs, |j| j.handler),
+                &column(jobs, |j| &*j.job.name),
                 &column(jobs, |j| j.generation),
                 &column(jobs, |j| j.job.kind),
                 &column(jobs, |j| Json(&*j.job.args)),
-                &column(jobs, |j| Json(&*j.metadata)),
-                &column(jobs, |j| j.occurred_at),
+                &column(jobs, |j| Json(j.metadata())),
+                &column(jobs, |j| j.event.occurred_at),
                 &column(jobs, NewJob::expires_at),
                 &column(jobs, |j| j.job.retry.max_attempts),
                 &column(jobs, |j| j.job.retry.initial),

@@ -5,7 +5,6 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
-use super::rows::snapshot_window;
 use super::types::Xid;
 use super::window::{TransactionId, inserter, vouched};
 use super::{Error, PATIENCE, Range, Reading, Witness};
@@ -20,6 +19,30 @@ pub struct Evidence {
     pub vouched: TransactionId,
 }
 
+/// The rows of a window: those of transactions that began since the lower snapshot ($2 to $3, finished in $4), and of
+/// those that were in progress in it and have ended ($5).
+macro_rules! snapshot_window {
+    ($columns:literal) => {
+        concat!(
+            "
+           SELECT ",
+            $columns,
+            "
+             FROM aftercommit.outbox
+            WHERE lane = $1
+              AND transaction_id >= $2
+              AND transaction_id <  $3
+              AND pg_visible_in_snapshot(transaction_id, $4)
+            UNION ALL
+           SELECT ",
+            $columns,
+            "
+             FROM aftercommit.outbox
+            WHERE lane = $1
+              AND transaction_id = ANY ($5)"
+        )
+    };
+}
 /// `witness`: the row of a window with the greatest transaction id.
 pub const WITNESS: &str = concat!(
     "

@@ -50,7 +50,7 @@ pub struct Answer {
     pub witness_holds: bool,
     /// Whether the row that vouches for the open window is there.
     pub next_witness_holds: bool,
-    /// Events between `seen` and now, counted to just above [`SLICE_ROWS`].
+    /// Events between `seen` and now, counted to just above [`SLICE_ROWS`]; 0 while a window is being worked off.
     pub waiting: usize,
     /// Whether there is any row at all.
     pub any: bool,
@@ -160,7 +160,8 @@ fn standby_check(answers: &[SimpleQueryMessage]) -> Result<(), Error> {
 
 async fn ask(client: &Client, questions: &[Question<'_>]) -> Result<Look, Error> {
     let lanes: Vec<i16> = questions.iter().map(|q| q.lane).collect();
-    let seen: Vec<&Snapshot> = questions.iter().map(|q| q.seen).collect();
+    // What has come since a window was opened has to wait for its end: it need not be counted again and again.
+    let seen: Vec<Option<&Snapshot>> = questions.iter().map(|q| q.next_witness.is_none().then_some(q.seen)).collect();
     let witness = |of: fn(&Question<'_>) -> Option<Witness>| Witnesses::new(questions.iter().map(of));
     let (w, n) = (witness(|q| q.witness), witness(|q| q.next_witness));
     let limit = SLICE_ROWS as i64 + 1;

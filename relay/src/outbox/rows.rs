@@ -1,21 +1,18 @@
-//! The rows of a window, in the order of their lane: whole when it is small, else cut into slices of positions.
+//! The rows of windows, in the order of their lanes: whole when they are small, else slice by slice of positions.
 
 use std::pin::pin;
 
 use futures_util::TryStreamExt;
-use shared::envelope::Envelope;
-use tokio_postgres::Row;
+use shared::envelope::Head;
 use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 use super::evidence::Evidence;
+use super::plan::Slice;
 use super::types::Xid;
 use super::window::{Snapshot, TransactionId, inserter, vouched};
-use super::{Error, OutboxRow, PATIENCE, Reading, SLICE_BYTES, SLICE_ROWS, Witness, outbox_row};
+use super::{Error, OutboxRow, PATIENCE, Reading, SLICE_BYTES, Witness, outbox_row};
 use crate::postgres::within;
-
-/// Positions to a bucket when a large window is planned. A lane's share of them is a sixteenth on average, all at worst.
-const BUCKET_POSITIONS: i64 = 1_000;
 
 /// Before the first row.
 pub const START: (i64, Uuid) = (i64::MIN, Uuid::nil());
@@ -52,23 +49,18 @@ impl Range<'_> {
     }
 }
 
-/// Part of a window: positions up to a bound, with the range of transaction ids that its rows lie in.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Slice {
-    /// The last position of the slice.
-    pub upto_position: i64,
-    /// The lowest transaction id in it.
-    pub low: TransactionId,
-    /// The highest transaction id in it.
-    pub high: TransactionId,
+/// What to read of one lane.
+#[derive(Clone, Debug)]
+pub struct Stretch<'a> {
+    /// The lane and its window.
+    pub range: Range<'a>,
+    /// The part of the window.
+    pub slice: Slice,
+    /// Rows at most.
+    pub limit: usize,
 }
 
-impl Slice {
-    /// The whole window.
-    pub const ALL: Self = Self { upto_position: i64::MAX, low: TransactionId(0), high: TransactionId(u64::MAX - 1) };
-}
-
-/// What was read of a slice.
+/// What was read of a stretch.
 #[derive(Debug, Default)]
 pub struct Read {
     /// The rows that belong to the window, in order.
@@ -77,199 +69,179 @@ pub struct Read {
     pub strongest: Option<Evidence>,
     /// The last row that was looked at, whether it belongs or not.
     pub last: Option<(i64, Uuid)>,
-    /// Whether the slice was read to its end.
+    /// Rows that were looked at.
+    pub looked_at: usize,
+    /// Whether the stretch was read to its end.
     pub whole: bool,
-    /// Bytes of payload and metadata in the rows.
-    pub bytes: usize,
 }
 
-/// The rows of a window: those of transactions that began since the lower snapshot ($2 to $3, finished in $4), and of
-/// those that were in progress in it and have ended ($5).
-macro_rules! snapshot_window {
-    ($columns:literal) => {
+/// The rows of some stretches, each in the order of its lane.
+macro_rules! read {
+    ($transactions:literal) => {
         concat!(
             "
-           SELECT ",
-            $columns,
-            "
-             FROM aftercommit.outbox
-            WHERE lane = $1
-              AND transaction_id >= $2
-              AND transaction_id <  $3
-              AND pg_visible_in_snapshot(transaction_id, $4)
-            UNION ALL
-           SELECT ",
-            $columns,
-            "
-             FROM aftercommit.outbox
-            WHERE lane = $1
-              AND transaction_id = ANY ($5)"
+    SELECT event_id, position, transaction_id, aggregate_type, aggregate_id, event_type, event_version,
+           payload, metadata, occurred_at, durable_at_commit, inserter, stretch.number
+      FROM unnest($1::smallint[], $2::xid8[], $3::xid8[], $4::pg_snapshot[], $5::pg_snapshot[],
+                  $6::bigint[], $7::uuid[], $8::bigint[], $9::bigint[])
+           WITH ORDINALITY AS stretch (lane, low, high, next, single, after_position, after_id, upto_position, most, number)
+     CROSS JOIN LATERAL (
+           SELECT *
+             FROM (",
+            $transactions,
+            ") AS snapshot_window
+            WHERE position BETWEEN after_position AND upto_position
+              AND (position, event_id) > (after_position, after_id)
+            ORDER BY position, event_id
+            LIMIT most) AS row"
         )
     };
 }
-pub(super) use snapshot_window;
 
-/// `read`: the rows of a slice of a window, in the order of the lane.
-pub const READ: &str = concat!(
+/// `read`: the rows of stretches whose transactions lie in one range of ids each.
+pub const READ: &str = read!(
     "
-    SELECT event_id, position, transaction_id, aggregate_type, aggregate_id, event_type, event_version,
-           payload, metadata, occurred_at, durable_at_commit, inserter
-      FROM (",
-    snapshot_window!("*, xmin AS inserter"),
-    ") AS snapshot_window
-     WHERE position BETWEEN $6 AND $8
-       AND (position, event_id) > ($6, $7)
-     ORDER BY position, event_id
-     LIMIT $9"
+           SELECT *, xmin AS inserter
+             FROM aftercommit.outbox
+            WHERE lane = stretch.lane
+              AND transaction_id >= low
+              AND transaction_id <= high
+              AND pg_visible_in_snapshot(transaction_id, next)"
 );
 
-/// `plan`: a large window's rows counted by buckets of positions, from the index alone, without a sort.
-pub const PLAN: &str = concat!(
+/// `read_single`: the same, with some transactions by their ids.
+pub const READ_SINGLE: &str = read!(
     "
-    SELECT bucket, count(*), min(id), max(id)
-      FROM (SELECT position / $8 AS bucket, transaction_id::text::bigint AS id
-              FROM (",
-    snapshot_window!("position, transaction_id"),
-    ") AS snapshot_window
-             WHERE position >= $6
-               AND position <= $7) AS buckets
-     GROUP BY bucket"
+           SELECT *, xmin AS inserter
+             FROM aftercommit.outbox
+            WHERE lane = stretch.lane
+              AND transaction_id >= low
+              AND transaction_id <= high
+              AND pg_visible_in_snapshot(transaction_id, next)
+            UNION ALL
+           SELECT *, xmin AS inserter
+             FROM aftercommit.outbox
+            WHERE lane = stretch.lane
+              AND transaction_id = ANY (ARRAY(SELECT pg_snapshot_xip(single)))"
 );
 
 impl Reading<'_> {
-    /// The rows of a slice after `range.after`, in order: at most `limit` rows and about [`SLICE_BYTES`].
+    /// The rows of some stretches, each after its `range.after` and in order, one [`Read`] each; about [`SLICE_BYTES`]
+    /// altogether. What had no room is left unread. `xmax` is the first transaction id not given out by now.
     ///
     /// # Errors
     /// Whatever PostgreSQL says.
-    pub async fn rows(&self, range: &Range<'_>, slice: Slice, limit: usize) -> Result<Read, Error> {
-        let (low, high, upper, ended) = range.bounds();
-        let (low, high) = (low.max(slice.low), high.min(slice.high.next()));
-        let sql_limit = limit as i64;
-        let parameters: [(&(dyn ToSql + Sync), Type); 9] = [
-            (&range.lane, Type::INT2),
-            (&low, Type::XID8),
-            (&high, Type::XID8),
-            (&upper, Type::PG_SNAPSHOT),
-            (&ended, Type::XID8_ARRAY),
-            (&range.after.0, Type::INT8),
-            (&range.after.1, Type::UUID),
-            (&slice.upto_position, Type::INT8),
-            (&sql_limit, Type::INT8),
-        ];
+    pub async fn rows(&self, stretches: &[Stretch<'_>], xmax: TransactionId) -> Result<Vec<Read>, Error> {
+        if stretches.is_empty() {
+            return Ok(Vec::new());
+        }
+        let columns = Columns::new(stretches);
+        let sql = if columns.single.iter().all(|single| single.xip().is_empty()) { READ } else { READ_SINGLE };
         let read = async {
-            let mut stream = pin!(self.client.query_typed_raw(READ, parameters).await?);
-            let mut read = Read::default();
-            let mut count = 0;
+            let mut stream = pin!(self.client.query_typed_raw(sql, columns.parameters()).await?);
+            let mut reads: Vec<Read> = stretches.iter().map(|_| Read::default()).collect();
+            let (mut bytes, mut complete) = (0, reads.len());
             while let Some(row) = stream.try_next().await? {
+                let number: i64 = row.try_get(12)?;
+                let Some((stretch, read)) =
+                    usize::try_from(number - 1).ok().and_then(|n| Some((stretches.get(n)?, reads.get_mut(n)?)))
+                else {
+                    continue;
+                };
                 let Xid(xmin) = row.try_get(11)?;
-                let inserter = inserter(xmin, range.xmax);
-                let row = outbox_row(&row, range.lane)?;
-                let Envelope { event_id, position, .. } = row.envelope;
-                count += 1;
-                read.bytes += row.envelope.payload.get().len() + row.envelope.metadata.get().len();
-                read.last = Some((position, event_id));
-                if range.takes(inserter) {
-                    let witness = Witness { event_id, transaction_id: row.transaction_id, position };
-                    let evidence = Evidence { witness, vouched: vouched(row.transaction_id, inserter) };
-                    read.strongest = read.strongest.filter(|old| old.vouched >= evidence.vouched).or(Some(evidence));
-                    read.rows.push(row);
-                }
-                if read.bytes >= SLICE_BYTES {
-                    return Ok(read);
+                bytes += read.take(outbox_row(&row, stretch.range.lane)?, inserter(xmin, xmax), &stretch.range);
+                if bytes >= SLICE_BYTES {
+                    // The stretches come one after the other: this one, and those still to come, have more.
+                    complete = usize::try_from(number - 1).unwrap_or(0);
+                    break;
                 }
             }
-            read.whole = count < limit;
-            Ok(read)
+            for (read, stretch) in reads.iter_mut().zip(stretches).take(complete) {
+                read.whole = read.looked_at < stretch.limit;
+            }
+            Ok(reads)
         };
         Ok(within(PATIENCE, read).await?)
     }
+}
 
-    /// Cuts what is left of a large window into slices of about [`SLICE_ROWS`], in order.
-    ///
-    /// # Errors
-    /// Whatever PostgreSQL says.
-    pub async fn plan(&self, range: &Range<'_>) -> Result<Vec<Slice>, Error> {
-        let (low, high, upper, ended) = range.bounds();
-        let rows = within(
-            PATIENCE,
-            self.client.query_typed(
-                PLAN,
-                &[
-                    (&range.lane, Type::INT2),
-                    (&low, Type::XID8),
-                    (&high, Type::XID8),
-                    (&upper, Type::PG_SNAPSHOT),
-                    (&ended, Type::XID8_ARRAY),
-                    (&range.after.0, Type::INT8),
-                    (&i64::MAX, Type::INT8),
-                    (&BUCKET_POSITIONS, Type::INT8),
-                ],
-            ),
-        )
-        .await?;
-        let bucket = |row: &Row| {
-            Ok::<_, tokio_postgres::Error>(Bucket {
-                number: row.try_get(0)?,
-                rows: row.try_get(1)?,
-                low: TransactionId(row.try_get::<_, i64>(2)?.unsigned_abs()),
-                high: TransactionId(row.try_get::<_, i64>(3)?.unsigned_abs()),
-            })
-        };
-        Ok(slices(rows.iter().map(bucket).collect::<Result<_, _>>()?))
+impl Read {
+    /// Takes the next row in order; how many bytes it has.
+    fn take(&mut self, row: OutboxRow, inserter: TransactionId, range: &Range<'_>) -> usize {
+        let Head { event_id, position, metadata, .. } = &*row.envelope.head;
+        let bytes = row.envelope.payload.get().len() + metadata.get().len();
+        self.looked_at += 1;
+        self.last = Some((*position, *event_id));
+        if range.takes(inserter) {
+            let witness = Witness { event_id: *event_id, transaction_id: row.transaction_id, position: *position };
+            let evidence = Evidence { witness, vouched: vouched(row.transaction_id, inserter) };
+            self.strongest = self.strongest.filter(|old| old.vouched >= evidence.vouched).or(Some(evidence));
+            self.rows.push(row);
+        }
+        bytes
     }
 }
 
-/// Rows of a window counted by position.
-#[derive(Clone, Copy, Debug)]
-struct Bucket {
-    number: i64,
-    rows: i64,
-    low: TransactionId,
-    high: TransactionId,
+/// Stretches as columns, for `unnest`.
+struct Columns {
+    lane: Vec<i16>,
+    low: Vec<TransactionId>,
+    high: Vec<TransactionId>,
+    next: Vec<Snapshot>,
+    /// Transactions to be read by their ids, as what is in progress in a snapshot: the one array of ids that an array
+    /// can hold several of.
+    single: Vec<Snapshot>,
+    after_position: Vec<i64>,
+    after_id: Vec<Uuid>,
+    upto_position: Vec<i64>,
+    most: Vec<i64>,
 }
 
-/// Joins neighbouring buckets while they fit into one slice.
-fn slices(mut buckets: Vec<Bucket>) -> Vec<Slice> {
-    buckets.sort_unstable_by_key(|bucket| bucket.number);
-    let mut slices: Vec<Slice> = Vec::new();
-    let mut room = 0;
-    for bucket in buckets {
-        // Division rounds towards zero, so that the bucket 0 reaches to both sides.
-        let first = bucket.number.saturating_mul(BUCKET_POSITIONS);
-        let upto_position = if bucket.number < 0 { first } else { first.saturating_add(BUCKET_POSITIONS - 1) };
-        match slices.last_mut() {
-            Some(slice) if bucket.rows <= room => {
-                *slice = Slice { upto_position, low: slice.low.min(bucket.low), high: slice.high.max(bucket.high) };
-                room -= bucket.rows;
+impl Columns {
+    fn new(stretches: &[Stretch<'_>]) -> Self {
+        let (mut low, mut high, mut next, mut single) = (Vec::new(), Vec::new(), Vec::new(), Vec::new());
+        for Stretch { range, slice, .. } in stretches {
+            let (window_low, window_end, upper, ended) = range.bounds();
+            let mut singles = ended;
+            let first = window_low.max(slice.low);
+            let mut last = TransactionId(window_end.0.saturating_sub(1).min(slice.high.0));
+            if first == last && upper.finished(first) {
+                // One transaction, perhaps a very large one: by its id, the index finds the positions in it.
+                singles.push(first);
+                last = TransactionId(first.0.saturating_sub(1));
             }
-            _ => {
-                slices.push(Slice { upto_position, low: bucket.low, high: bucket.high });
-                room = SLICE_ROWS as i64 - bucket.rows;
-            }
+            low.push(first);
+            high.push(last);
+            next.push(upper);
+            single.push(Snapshot::new(Snapshot::END, singles));
+        }
+        fn column<T>(stretches: &[Stretch<'_>], of: impl FnMut(&Stretch<'_>) -> T) -> Vec<T> {
+            stretches.iter().map(of).collect()
+        }
+        Self {
+            lane: column(stretches, |s| s.range.lane),
+            low,
+            high,
+            next,
+            single,
+            after_position: column(stretches, |s| s.range.after.0),
+            after_id: column(stretches, |s| s.range.after.1),
+            upto_position: column(stretches, |s| s.slice.upto_position),
+            most: column(stretches, |s| s.limit as i64),
         }
     }
-    slices
-}
 
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn neighbouring_buckets_share_a_slice_while_they_fit() {
-        let bucket =
-            |number, rows, low, high| Bucket { number, rows, low: TransactionId(low), high: TransactionId(high) };
-        let slice =
-            |upto_position, low, high| Slice { upto_position, low: TransactionId(low), high: TransactionId(high) };
-        assert_eq!(
-            slices(vec![
-                bucket(3, 600, 30, 39),
-                bucket(0, 400, 10, 12),
-                bucket(1, 600, 5, 20),
-                bucket(-1, 1, 3, 4),
-                bucket(9, 5000, 50, 50),
-            ]),
-            [slice(999, 3, 12), slice(1999, 5, 20), slice(3999, 30, 39), slice(9999, 50, 50)]
-        );
+    fn parameters(&self) -> [(&(dyn ToSql + Sync), Type); 9] {
+        [
+            (&self.lane, Type::INT2_ARRAY),
+            (&self.low, Type::XID8_ARRAY),
+            (&self.high, Type::XID8_ARRAY),
+            (&self.next, Type::PG_SNAPSHOT_ARRAY),
+            (&self.single, Type::PG_SNAPSHOT_ARRAY),
+            (&self.after_position, Type::INT8_ARRAY),
+            (&self.after_id, Type::UUID_ARRAY),
+            (&self.upto_position, Type::INT8_ARRAY),
+            (&self.most, Type::INT8_ARRAY),
+        ]
     }
 }

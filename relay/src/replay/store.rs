@@ -105,7 +105,7 @@ impl Batch {
         let before = self.jobs.len();
         self.jobs.extend(jobs);
         self.bytes +=
-            self.jobs[before..].iter().map(|new| new.job.args.get().len() + new.metadata.get().len()).sum::<usize>();
+            self.jobs[before..].iter().map(|new| new.job.args.get().len() + new.metadata().get().len()).sum::<usize>();
     }
 
     /// A handler could not take an event.

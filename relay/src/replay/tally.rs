@@ -180,9 +180,9 @@ impl StoredJob {
     fn of(new: &NewJob) -> Self {
         Self {
             job_id: new.job_id,
-            event_id: new.event_id,
-            handler: new.handler.clone(),
-            name: new.job.name.clone(),
+            event_id: new.event.event_id,
+            handler: new.handler.to_owned(),
+            name: new.job.name.to_string(),
             generation: new.generation,
         }
     }

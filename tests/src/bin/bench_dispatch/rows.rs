@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 use relay::handlers::{self, Registry};
 use relay::jobs::store::NewJob;
 use serde_json::value::RawValue;
-use shared::envelope::Envelope;
+use shared::envelope::{Envelope, Head};
 use tests::databases::{Databases, Role};
 use time::OffsetDateTime;
 use tokio_postgres::types::{Json, ToSql};
@@ -24,7 +24,7 @@ pub fn registry() -> Result<Registry> {
 pub fn jobs_of(registry: &Registry, row: &Row) -> Result<Vec<NewJob>> {
     let Json(payload): Json<Box<RawValue>> = row.try_get(7)?;
     let Json(metadata): Json<Box<RawValue>> = row.try_get(8)?;
-    let envelope = Envelope {
+    let head = Head {
         event_id: row.try_get(0)?,
         position: row.try_get(1)?,
         lane: row.try_get(2)?,
@@ -32,10 +32,10 @@ pub fn jobs_of(registry: &Registry, row: &Row) -> Result<Vec<NewJob>> {
         aggregate_id: row.try_get(4)?,
         event_type: row.try_get(5)?,
         event_version: row.try_get(6)?,
-        payload,
         metadata,
         occurred_at: row.try_get(9)?,
     };
+    let envelope = Envelope { head: head.into(), payload };
     let mut jobs = Vec::new();
     for handled in registry.publish(&envelope) {
         jobs.extend(handled.outcome?.into_iter().map(|job| NewJob::new(&envelope, handled.handler, 0, job)));
@@ -92,15 +92,15 @@ impl<'a> Columns<'a> {
         let mut columns = Self::default();
         for new in jobs {
             columns.job_id.push(new.job_id);
-            columns.event_id.push(new.event_id);
-            columns.handler.push(&new.handler);
+            columns.event_id.push(new.event.event_id);
+            columns.handler.push(new.handler);
             columns.name.push(&new.job.name);
             columns.generation.push(new.generation);
             columns.kind.push(new.job.kind);
             columns.args.push(Json(&new.job.args));
-            columns.metadata.push(Json(&new.metadata));
-            columns.occurred_at.push(new.occurred_at);
-            columns.expires_at.push(new.job.expires_after.map(|after| new.occurred_at + after));
+            columns.metadata.push(Json(new.metadata()));
+            columns.occurred_at.push(new.event.occurred_at);
+            columns.expires_at.push(new.job.expires_after.map(|after| new.event.occurred_at + after));
             columns.max_attempts.push(new.job.retry.max_attempts);
             columns.initial.push(new.job.retry.initial);
             columns.multiplier.push(new.job.retry.multiplier);
