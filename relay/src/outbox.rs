@@ -32,7 +32,9 @@ pub use look::{Answer, Look, Question, glance, look};
 pub use plan::{Plan, Slice};
 pub use rows::{Range, Read, START, Stretch};
 
-/// The bound on any one exchange with the application database, and so on any transaction held open there.
+/// The bound on any one exchange with the application database. A transaction there is a look, at most 200 ms of planning
+/// and a piece, and one statement that reads a batch: some tens of milliseconds where nothing is wrong, however large
+/// the backlog. What is held up longer than this is given up, by the relay and by the server.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Rows read at a time, and what counting stops at.

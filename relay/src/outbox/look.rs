@@ -56,10 +56,13 @@ pub struct Answer {
     pub any: bool,
 }
 
-/// `begin`: the transaction, planned for index reads only, and whether this server is a standby. `SHOW` takes no
+/// `begin`: the transaction, planned for index reads only and ended by the server where the relay does not go on (it may
+/// be frozen), and whether this server is a standby. `SHOW` takes no
 /// snapshot, so the answer is older than the snapshot that follows and a promotion in between can't be missed.
 const BEGIN: &str = "
     BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
+    SET LOCAL statement_timeout = '30s';
+    SET LOCAL idle_in_transaction_session_timeout = '30s';
     SET LOCAL max_parallel_workers_per_gather = 0;
     SET LOCAL enable_seqscan = off;
     SET LOCAL enable_sort = off;

@@ -8,7 +8,10 @@
 //! - textbook: SKIP LOCKED 500, the same handlers, one INSERT, then an UPDATE that marks the events dispatched.
 //! - limit_1, limit_2: the same job rows from memory by a bare INSERT in chunks of 1,000, on one and two connections.
 //! - held: ours_1 while another transaction holds its snapshot open in the application database.
+//!
+//! `cargo bench-dispatch -- --backlog 10000000` is another measurement: a large backlog worked off by the real relay.
 
+mod backlog;
 mod contenders;
 mod rows;
 
@@ -33,11 +36,19 @@ struct Options {
     /// Only these contenders: ours_1, limit_1, ours_2, limit_2, textbook, held
     #[arg(long, value_delimiter = ',')]
     only: Vec<String>,
+
+    /// Instead: the relay itself works off so many waiting events, and is killed half-way
+    #[arg(long, value_name = "EVENTS")]
+    backlog: Option<i64>,
+
+    /// Dispatching workers of that relay
+    #[arg(long, default_value_t = 2, requires = "backlog")]
+    workers: usize,
 }
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let Options { events, rounds, only } = Options::parse();
+    let Options { events, rounds, only, backlog, workers } = Options::parse();
     let server = DatabaseServer::start(
         DatabaseServer::for_tests()
             .setting("shared_buffers", "1GB")
@@ -45,6 +56,10 @@ async fn main() -> Result<()> {
             .setting("checkpoint_timeout", "1h"),
     )
     .await?;
+    if let Some(events) = backlog {
+        println!("{}", backlog::run(&server, events, workers).await?);
+        return Ok(());
+    }
     let app = server.create(Kind::App).await?;
     eprintln!("filling the outbox with {events} events");
     fill(&app, events).await?;
