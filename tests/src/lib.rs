@@ -12,6 +12,8 @@ pub mod forwarder;
 pub mod pooler;
 pub mod http;
 pub mod page;
+pub mod browser;
+pub mod axe;
 pub mod process;
 pub mod services;
 pub mod dispatcher;

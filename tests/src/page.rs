@@ -11,7 +11,12 @@ fn attribute(tag: &str, name: &str) -> Option<String> {
     let (_, rest) = tag.split_once(&format!(" {name}="))?;
     let quote = rest.chars().next().filter(|quote| "\"'".contains(*quote))?;
     let value = rest[1..].split(quote).next()?;
-    let plain = value.replace("&#x2F;", "/").replace("&#x3D;", "=").replace("&quot;", "\"").replace("&#39;", "'");
+    let plain = value
+        .replace("&#x2F;", "/")
+        .replace("&#x2f;", "/")
+        .replace("&#x3D;", "=")
+        .replace("&quot;", "\"")
+        .replace("&#39;", "'");
     Some(plain.replace("&lt;", "<").replace("&gt;", ">").replace("&amp;", "&"))
 }
 

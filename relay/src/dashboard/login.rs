@@ -11,6 +11,7 @@ use std::sync::Arc;
 use time::OffsetDateTime;
 
 use super::guard::{self, Fields};
+use super::query::Query;
 use super::session::{LASTS, Role};
 use super::view::Message;
 use super::{App, see_other};
@@ -76,7 +77,8 @@ pub fn form(app: Data<&Arc<App>>, request: &Request) -> Response {
     if !app.door.asks_for_a_token() {
         return see_other("/");
     }
-    page(&app, request, StatusCode::OK, "")
+    let query = Query::parse(request.uri().query().unwrap_or_default());
+    page(&app, StatusCode::OK, query.get("next"), "")
 }
 
 /// `POST /login`
@@ -87,15 +89,15 @@ pub fn enter(app: Data<&Arc<App>>, request: &Request, fields: Data<&Fields>) -> 
     if !secure && !guard::is_loopback(host) {
         return page(
             &app,
-            request,
             StatusCode::BAD_REQUEST,
+            fields.get("next"),
             "A token is taken over https only. Reach the dashboard by a proxy that ends TLS, or by a tunnel to this machine's loopback address.",
         );
     }
     let role = match check(&app, request, fields.get("token")) {
         Ok(role) => role,
         Err(refused) if refused.status() == StatusCode::UNAUTHORIZED => {
-            return page(&app, request, StatusCode::UNAUTHORIZED, "That is no token of this dashboard.");
+            return page(&app, StatusCode::UNAUTHORIZED, fields.get("next"), "That is no token of this dashboard.");
         }
         Err(refused) => return refused,
     };
@@ -113,11 +115,8 @@ pub fn leave(app: Data<&Arc<App>>, request: &Request) -> Response {
     see_other("/").with_header(header::SET_COOKIE, cookie(&app, host, secure, "")).into_response()
 }
 
-fn page(app: &App, request: &Request, status: StatusCode, problem: &str) -> Response {
-    let query = request.uri().query().unwrap_or_default();
-    let next = url::form_urlencoded::parse(query.as_bytes()).find(|(name, _)| name == "next");
-    let next = next.map(|(_, value)| value.into_owned()).unwrap_or_else(|| "/".to_owned());
-    let values = minijinja::context! { title => "Log in", next => local(&next), problem };
+fn page(app: &App, status: StatusCode, next: &str, problem: &str) -> Response {
+    let values = minijinja::context! { title => "Log in", next => local(next), problem };
     app.view.bare("login.html", values).with_status(status).into_response()
 }
 

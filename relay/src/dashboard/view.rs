@@ -190,8 +190,9 @@ fn element(value: &Value, now: OffsetDateTime) -> Result<Value, Error> {
 }
 
 fn moment(seconds: f64) -> Option<OffsetDateTime> {
-    let nanos = seconds.is_finite().then_some((seconds * 1e3).round() as i128 * 1_000_000)?;
-    OffsetDateTime::from_unix_timestamp_nanos(nanos).ok().filter(|time| time.year() > 0)
+    // Beyond every calendar, and far below what the integer holds.
+    let millis = Some(seconds * 1e3).filter(|millis| millis.abs() < 1e15)?.round() as i128;
+    OffsetDateTime::from_unix_timestamp_nanos(millis * 1_000_000).ok().filter(|time| time.year() > 0)
 }
 
 /// Seconds from now in their largest unit; the page's script says the same.
