@@ -67,7 +67,8 @@ pub fn routes(app: Arc<App>, state: watch::Receiver<Unready>) -> impl Endpoint<O
         .with(
             SetHeader::new()
                 .overriding(header::X_CONTENT_TYPE_OPTIONS, "nosniff")
-                .overriding(header::REFERRER_POLICY, "no-referrer"),
+                // Not "no-referrer": browsers then send the origin of the page's own form as "null".
+                .overriding(header::REFERRER_POLICY, "same-origin"),
         )
         .catch_all_error(problem::from_error)
         .around(logged)

@@ -216,7 +216,7 @@ async fn a_page_of_another_site_cannot_press_the_button() -> Result<()> {
     assert!(!page.body.contains("<script"), "{}", page.body);
     let policy = page.header("content-security-policy").context("a policy")?;
     assert!(policy.contains("default-src 'none'") && policy.contains("frame-ancestors 'none'"), "{policy}");
-    assert_eq!(page.header("referrer-policy"), Some("no-referrer"));
+    assert_eq!(page.header("referrer-policy"), Some("same-origin"));
     assert_eq!(page.header("cache-control"), Some("no-store"));
     Ok(())
 }

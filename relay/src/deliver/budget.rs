@@ -42,7 +42,7 @@ impl Budget {
     }
 
     /// How many of those wanted to claim, with so many claimed that have not begun.
-    pub(super) fn to_claim(&mut self, wanted: usize, waiting: usize, now: Instant) -> usize {
+    pub(super) fn claimable(&mut self, wanted: usize, waiting: usize, now: Instant) -> usize {
         let few = self.own.as_mut().is_some_and(|tokens| !tokens.until_worthwhile(now).is_zero());
         if few { 0 } else { wanted.min(self.room(now).saturating_sub(waiting)) }
     }
@@ -99,7 +99,7 @@ mod tests {
         assert!(budget.must_draw(start) && budget.room(start) == 0);
         budget.granted(2, start);
         assert_eq!(
-            (budget.must_draw(at(1)), budget.to_claim(500, 0, at(1)), budget.to_claim(500, 1, at(1))),
+            (budget.must_draw(at(1)), budget.claimable(500, 0, at(1)), budget.claimable(500, 1, at(1))),
             (false, 2, 1)
         );
         budget.take();
@@ -117,7 +117,7 @@ mod tests {
         let now = Instant::now();
         let mut budget = Budget::new(&Limits::default(), now);
         assert_eq!(
-            (budget.to_claim(500, 0, now), budget.must_draw(now), budget.until_more(now)),
+            (budget.claimable(500, 0, now), budget.must_draw(now), budget.until_more(now)),
             (500, false, Duration::ZERO)
         );
     }

@@ -100,11 +100,11 @@ impl Line {
     /// How many jobs to claim if it is time to claim, as far as limits allow.
     fn wanted(&mut self, now: Instant) -> usize {
         let wanted = self.wanted_at_all(now);
-        self.budget.to_claim(wanted, self.queue.len(), now)
+        self.budget.claimable(wanted, self.queue.len(), now)
     }
 
     /// How many tries to draw from the rate of all processes first; 0 when there is none, or no need.
-    pub(super) fn to_draw(&mut self, now: Instant) -> usize {
+    pub(super) fn drawable(&mut self, now: Instant) -> usize {
         if self.next_claim > now || !self.budget.must_draw(now) {
             return 0;
         }

@@ -101,6 +101,7 @@ impl OutboxKey {
 
 /// What a read found.
 #[derive(Debug)]
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and a batch is the usual case")]
 pub enum Found {
     /// Something to commit.
     Batch(Batch),

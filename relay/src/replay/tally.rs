@@ -112,7 +112,7 @@ impl Tally {
         self.passed_by += batch.passed_by;
         batch.done_handlers().for_each(|handler| self.of(handler).taken += 1);
         for new in &batch.jobs {
-            let of = self.of(&new.handler);
+            let of = self.of(new.handler);
             match stored.existing.get(&new.job_id) {
                 Some(state) => *of.existing.entry(state.clone()).or_default() += 1,
                 None => {

@@ -83,7 +83,7 @@ impl Engine<'_> {
         }
         for index in 0..self.lines.len() {
             let line = &mut self.lines[index];
-            let wanted = line.to_draw(Instant::now());
+            let wanted = line.drawable(Instant::now());
             let Some(rate) = line.budget.rate_of_all().filter(|_| wanted > 0) else { continue };
             match rate::draw(session, line.kind.name(), wanted, rate).await? {
                 Drawn::Granted(count) => line.budget.granted(count, Instant::now()),
