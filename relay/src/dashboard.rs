@@ -2,7 +2,7 @@
 //!
 //! Pages are made on the server and need no script; where there is one, they follow what happens by server-sent events
 //! and draw nothing else. Reading goes through bounded questions on connections of its own. Every change goes through
-//! `operate` (or `replay`), which writes the audit trail. [`guard`] stands before everything; [`pages::find`] is the
+//! `operate` (or `replay`), which writes the audit trail. `guard` stands before everything; [`pages::find`] is the
 //! table of pages.
 
 pub mod session;

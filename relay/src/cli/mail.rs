@@ -72,11 +72,11 @@ struct PreviewArgs {
     /// Write it to a file
     #[arg(long, value_name = "FILE")]
     out: Option<PathBuf>,
-    /// Where links lead [default: https://example.com]
-    #[arg(long, env = "PUBLIC_URL", value_name = "URL")]
+    /// Where links lead.
+    #[arg(help = "Where links lead [default: https://example.com]", long, env = "PUBLIC_URL", value_name = "URL")]
     public_url: Option<String>,
-    /// The sender [default: no-reply@example.com]
-    #[arg(long, env = "MAIL_FROM", value_name = "ADDRESS")]
+    /// The sender.
+    #[arg(help = "The sender [default: no-reply@example.com]", long, env = "MAIL_FROM", value_name = "ADDRESS")]
     mail_from: Option<String>,
     #[command(flatten)]
     templates: TemplateArgs,

@@ -1,6 +1,6 @@
 //! What this process knows of the pauses: told by notifications, asked for again now and then.
 //!
-//! One task follows them on a session of its own, which costs a statement every [`CHECK`]. Until they are known for the
+//! One task follows them on a session of its own, which costs a statement every `CHECK`. Until they are known for the
 //! first time everything counts as paused: a relay that starts into a pause must not begin with a burst.
 
 use std::sync::Arc;
