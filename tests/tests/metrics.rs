@@ -62,7 +62,8 @@ async fn services(databases: &Databases, mailbox: &Mailbox) -> Result<(Service, 
     let keys = verification_keys();
     let metrics = format!("127.0.0.1:{}", free_port()?);
     let api = start_api(databases, &keys, &[("API_METRICS_LISTEN", &metrics)]).await?.ready().await?;
-    let relay = start_relay(databases, &keys, &api.url, &mailbox.url(), &[]).await?.ready().await?;
+    let relay = start_relay(databases, &keys, &api.url, &mailbox.url(), &[("UPKEEP_INTERVAL", "1s")]).await?;
+    let relay = relay.ready().await?;
     Ok((api, format!("http://{metrics}/metrics"), relay))
 }
 
@@ -130,6 +131,8 @@ async fn a_journey_shows_in_the_metrics_of_both_services() -> Result<()> {
             ("aftercommit_database_up{database=\"application\"}", 1.0),
             ("aftercommit_database_up{database=\"jobs\"}", 1.0),
             ("aftercommit_relays_connected", 1.0),
+            // Once the relay has audited itself.
+            ("aftercommit_audit_timestamp_seconds", 1.0),
         ],
     )
     .await?;

@@ -126,8 +126,9 @@ async fn a_careless_server_is_told() -> Result<()> {
     }
     let report = doctor(&databases, &[], &["--transaction", "1h"]).await?;
     let crowded = ["connections", "connection", "pooler", "transactions", "server"];
-    let told = crowded.iter().any(|check| report.of(JOBS, check).iter().any(|(level, _)| level != "ok"));
-    assert!(told, "{:#}", report.json);
+    // Which of the two comes too late is chance: both are on one server.
+    let told = |part| crowded.iter().any(|check| report.of(part, check).iter().any(|(level, _)| level != "ok"));
+    assert!(told(APP) || told(JOBS), "{:#}", report.json);
     assert!(report.of(APP, "prepared").is_empty());
     Ok(())
 }
