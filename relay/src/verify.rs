@@ -117,7 +117,8 @@ impl Findings {
     }
 }
 
-/// Verifies the events that happened from one time on, up to another, and the jobs made of them.
+/// Verifies the events that happened from one time on, up to another, and the jobs made of them. `progress` is told how
+/// many events have been verified.
 ///
 /// # Errors
 /// When a database is away, or its state refuses the work.
@@ -128,10 +129,11 @@ pub async fn run(
     registry: &Registry,
     filter: Filter,
     stop: &CancellationToken,
+    progress: impl Fn(u64),
 ) -> Result<Findings, Error> {
     let jobs = databases::jobs(jobs, name).await?;
     let application = databases::application(application, name).await?;
-    check(&application, &jobs, registry, filter, Reach::Everything, stop).await
+    check(&application, &jobs, registry, filter, Reach::Everything, stop, progress).await
 }
 
 /// How far a check goes for events and jobs whose ids are not of their time.
@@ -155,6 +157,7 @@ pub async fn check(
     filter: Filter,
     reach: Reach,
     stop: &CancellationToken,
+    progress: impl Fn(u64),
 ) -> Result<Findings, Error> {
     let registrations = within(PATIENCE, registrations::load(jobs)).await?;
     let plan = Plan { filter, dry_run: true, ..Plan::default() };
@@ -173,6 +176,7 @@ pub async fn check(
         let cursors = within(PATIENCE, cursor::load(jobs, &lanes)).await?;
         let Some(work) = source.next(application, jobs, &plan).await? else { break };
         forward(jobs, registry, &registrations, &cursors, &work.rows, &mut findings).await?;
+        progress(findings.events);
     }
     backward(application, jobs, &plan.filter, first, &mut findings).await?;
     Ok(findings)

@@ -13,7 +13,7 @@ use tests::services::run_relay;
 async fn findings(databases: &Databases) -> Result<Findings> {
     let (application, jobs) = (url(&databases.app.url(Role::Relay))?, url(&databases.jobs.url(Role::Jobs))?);
     let never = CancellationToken::new();
-    Ok(verify::run(&application, &jobs, "test", &counting(), Filter::default(), &never).await?)
+    Ok(verify::run(&application, &jobs, "test", &counting(), Filter::default(), &never, |_| {}).await?)
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -1,6 +1,7 @@
 //! `relay verify`: does each event have its jobs, and each job its event?
 
 use clap::Args as ClapArgs;
+use shared::progress::Progress;
 use shared::settings::{Faults, parse_duration};
 use shared::shutdown;
 use time::OffsetDateTime;
@@ -55,7 +56,11 @@ pub(super) async fn run(args: Args, mut faults: Faults) -> u8 {
         ..Filter::default()
     };
     let name = format!("aftercommit verify {}", std::process::id());
-    match verify::run(&application, &jobs, &name, &registry, filter, &stop).await {
+    let progress = Progress::new("events verified", None);
+    let told = |events| progress.at(events);
+    let verified = verify::run(&application, &jobs, &name, &registry, filter, &stop, told).await;
+    drop(progress);
+    match verified {
         Ok(findings) => {
             match form {
                 Form::Text => print(&findings.to_text()),

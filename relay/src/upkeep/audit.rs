@@ -55,7 +55,7 @@ pub async fn audit(
     let now = OffsetDateTime::now_utc();
     let from = now.checked_sub(span.try_into().unwrap_or(time::Duration::MAX));
     let filter = Filter { from, to: now.checked_sub(YOUNG), ..Filter::default() };
-    let findings = verify::check(application, jobs, registry, filter, Reach::Recent, stop).await?;
+    let findings = verify::check(application, jobs, registry, filter, Reach::Recent, stop, |_| {}).await?;
     if findings.interrupted {
         return Ok(());
     }
