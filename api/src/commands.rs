@@ -8,7 +8,7 @@ pub mod request_verification;
 use std::sync::Arc;
 use std::time::Duration;
 
-use crate::database::DatabaseError;
+use crate::database::{Connection, DatabaseError};
 use crate::store::limits::{self, Limit, Subject};
 use crate::unit_of_work::{Context, WorkError};
 
@@ -29,12 +29,20 @@ impl From<DatabaseError> for CommandError {
     }
 }
 
-/// Takes one permit of each subject that is limited. `Some` is how long to wait when one has none left.
-async fn take(context: &Context, wanted: &[(String, Option<Limit>)]) -> Result<Option<Duration>, DatabaseError> {
+/// What came of asking for permits.
+enum Permit {
+    /// What was asked for may go on, on the connection that was asked, if any was.
+    Given(Option<Connection>),
+    /// One subject has none left: how long to wait.
+    Refused(Duration),
+}
+
+/// Takes one permit of each subject that is limited.
+async fn take(context: &Context, wanted: &[(String, Option<Limit>)]) -> Result<Permit, DatabaseError> {
     let limited = wanted.iter().filter_map(|(name, limit)| Some(Subject { name: name.clone(), limit: (*limit)? }));
     let subjects: Arc<[Subject]> = limited.collect();
     if subjects.is_empty() {
-        return Ok(None);
+        return Ok(Permit::Given(None));
     }
     // A permit whose answer is lost is lost: no harm in asking again.
     let (connection, wait) = context
@@ -44,6 +52,11 @@ async fn take(context: &Context, wanted: &[(String, Option<Limit>)]) -> Result<O
             Box::pin(async move { limits::take(connection, &subjects).await })
         })
         .await?;
-    connection.give_back();
-    Ok(wait)
+    Ok(match wait {
+        None => Permit::Given(Some(connection)),
+        Some(wait) => {
+            connection.give_back();
+            Permit::Refused(wait)
+        }
+    })
 }

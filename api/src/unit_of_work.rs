@@ -58,8 +58,19 @@ pub enum WorkError {
 impl<'a> UnitOfWork<'a> {
     /// Opens a transaction.
     pub async fn begin(context: &'a Context) -> Result<Self, DatabaseError> {
+        Self::begin_on(context, None).await
+    }
+
+    /// The same on a connection that has just answered, if there is one.
+    pub async fn begin_on(context: &'a Context, connection: Option<Connection>) -> Result<Self, DatabaseError> {
         let watched = Watched::begun();
-        let connection = context.database.connection(BEGIN).await?;
+        let connection = match connection {
+            None => context.database.connection(BEGIN).await?,
+            Some(mut connection) => {
+                answer("BEGIN", connection.execute(BEGIN)).await?;
+                connection
+            }
+        };
         Ok(Self { context, connection, stored: None, watched })
     }
 

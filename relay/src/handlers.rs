@@ -6,14 +6,14 @@
 
 mod users;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashSet};
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use shared::envelope::Envelope;
 use shared::event::{DecodeError, Event};
 use shared::redact::redact;
 
-use crate::jobs::Job;
+use crate::jobs::{Job, Unfit};
 
 /// What happens after which event.
 ///
@@ -37,7 +37,7 @@ type Run = Box<dyn Fn(&Envelope) -> Result<Vec<Job>, HandlerError> + Send + Sync
 #[derive(Default)]
 pub struct Registry {
     names: Vec<&'static str>,
-    by_type: HashMap<&'static str, Vec<(&'static str, Run)>>,
+    by_type: BTreeMap<&'static str, Vec<(&'static str, Run)>>,
 }
 
 /// What one handler made of an event.
@@ -70,9 +70,9 @@ pub enum HandlerError {
     /// Two jobs of one handler and event would have the same id.
     #[error("the handler asked for two jobs named {0:?}")]
     SameName(String),
-    /// A job without a usable name.
-    #[error("a job's name has {0} bytes; it takes 1 to 200")]
-    JobName(usize),
+    /// A job whose row would be refused.
+    #[error("the handler asked for a job that cannot be stored: {0}")]
+    Unfit(#[from] Unfit),
 }
 
 /// Why a handler was not registered.
@@ -164,9 +164,8 @@ fn run_one(run: &Run, envelope: &Envelope) -> Result<Vec<Job>, HandlerError> {
     if jobs.len() > MAX_JOBS {
         return Err(HandlerError::TooManyJobs(jobs.len()));
     }
-    if let Some(job) = jobs.iter().find(|job| job.name.is_empty() || job.name.len() > 200) {
-        return Err(HandlerError::JobName(job.name.len()));
-    }
+    // One row that is refused would refuse its whole batch, again and again.
+    jobs.iter().try_for_each(Job::check)?;
     if jobs.len() > 1 {
         let mut names = HashSet::with_capacity(jobs.len());
         if let Some(job) = jobs.iter().find(|job| !names.insert(&*job.name)) {
@@ -254,17 +253,19 @@ mod tests {
     }
 
     #[test]
-    fn too_many_jobs_and_jobs_of_one_name_are_failures() {
+    fn jobs_that_could_not_be_stored_are_failures() {
         let mut registry = Registry::default();
         registry
             .on("many", |_: &Envelope<UserRegistered>| Ok((0..10_000).map(|n| job(&n.to_string())).collect()))
             .unwrap();
         registry.on("twice", |_: &Envelope<UserRegistered>| Ok(vec![job("a"), job("a")])).unwrap();
         registry.on("unnamed", |_: &Envelope<UserRegistered>| Ok(vec![job("")])).unwrap();
+        registry.on("nul", |_: &Envelope<UserRegistered>| Ok(vec![Job::new("a", "none", &"a\0")?])).unwrap();
         let handled = registry.publish(&registered());
         assert!(matches!(handled[0].outcome, Err(HandlerError::TooManyJobs(10_000))));
         assert!(matches!(handled[1].outcome, Err(HandlerError::SameName(_))));
-        assert!(matches!(handled[2].outcome, Err(HandlerError::JobName(0))));
+        assert!(matches!(handled[2].outcome, Err(HandlerError::Unfit(Unfit::Name))));
+        assert!(matches!(handled[3].outcome, Err(HandlerError::Unfit(Unfit::Args))));
     }
 
     #[test]

@@ -61,6 +61,25 @@ impl Job {
         })
     }
 
+    /// Whether its row will be taken: what PostgreSQL can keep, and what the table's own checks ask for.
+    ///
+    /// # Errors
+    /// The first thing that is wrong.
+    pub fn check(&self) -> Result<(), Unfit> {
+        let fits = |text: &str, most: usize| (1..=most).contains(&text.len()) && !text.contains('\0');
+        if !fits(&self.name, 200) {
+            Err(Unfit::Name)
+        } else if !fits(self.kind, 100) {
+            Err(Unfit::Kind)
+        } else if holds_nul(self.args.get()) {
+            Err(Unfit::Args)
+        } else if !self.retry.is_sound() {
+            Err(Unfit::Retry)
+        } else {
+            Ok(())
+        }
+    }
+
     /// The same job, dropped as expired when it could not be done within this time of the event.
     #[must_use]
     pub fn expires_after(mut self, time: Duration) -> Self {
@@ -74,6 +93,31 @@ impl Job {
         self.retry = policy;
         self
     }
+}
+
+/// Why a job's row would be refused.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Unfit {
+    /// The name.
+    #[error("its name takes 1 to 200 bytes, and no NUL")]
+    Name,
+    /// The kind.
+    #[error("its kind takes 1 to 100 bytes, and no NUL")]
+    Kind,
+    /// `jsonb` has no NUL, not even escaped.
+    #[error("its arguments hold the character U+0000, which PostgreSQL cannot keep")]
+    Args,
+    /// The retry policy.
+    #[error("its retry policy is out of bounds: at least one attempt, intervals above 0 that grow, jitter from 0 to 1")]
+    Retry,
+}
+
+/// Whether some JSON has an escaped NUL: `\u0000` after an even number of backslashes.
+fn holds_nul(json: &str) -> bool {
+    json.match_indices("\\u0000").any(|(at, _)| {
+        let before = json.as_bytes()[..at].iter().rev().take_while(|byte| **byte == b'\\').count();
+        before % 2 == 0
+    })
 }
 
 /// The states of a job, and what leads on from each:

@@ -30,7 +30,7 @@ use window::TransactionId;
 pub use evidence::Evidence;
 pub use look::{Answer, Look, Question, glance, look};
 pub use plan::{Plan, Slice};
-pub use rows::{Range, Read, START, Stretch};
+pub use rows::{Range, Read, START, Stretch, Way};
 
 /// The bound on any one exchange with the application database. A transaction there is a look, at most 200 ms of planning
 /// and a piece, and one statement that reads a batch: some tens of milliseconds where nothing is wrong, however large

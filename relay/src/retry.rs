@@ -23,6 +23,18 @@ pub struct RetryPolicy {
     pub jitter: f64,
 }
 
+impl RetryPolicy {
+    /// Whether it is one, as the table of jobs asks for: each number within the bounds that its field names.
+    pub fn is_sound(&self) -> bool {
+        self.max_attempts >= 1
+            && self.initial > 0.0
+            && self.multiplier >= 1.0
+            && self.max_interval >= self.initial
+            && (0.0..=1.0).contains(&self.jitter)
+            && [self.initial, self.multiplier, self.max_interval].iter().all(|number| number.is_finite())
+    }
+}
+
 impl Default for RetryPolicy {
     /// Five tries, about 5, 15, 45 and 135 seconds apart.
     fn default() -> Self {

@@ -1,6 +1,7 @@
 //! The contract between the two binaries, and what both need to run. No HTTP but the question whether a service is well,
 //! and no SQL but the bookkeeping of migrations.
 
+mod allocator;
 pub mod envelope;
 pub mod event;
 pub mod email_address;

@@ -140,7 +140,7 @@ impl Dispatcher {
                 self.commit(&batch).await?;
                 Step::Dispatched(batch.events)
             }
-            Found::Planning => Step::Planning,
+            Found::Again => Step::Planning,
             Found::Unflushed => Step::Unflushed,
             Found::Nothing => Step::Idle,
         })

@@ -6,7 +6,7 @@ use relay::dispatch::read::Found;
 use relay::handlers::{HandlerError, Registry};
 use relay::jobs::Job;
 use relay::outbox::window::{Snapshot, TransactionId};
-use relay::outbox::{self, Question, Range, START, Slice, Stretch};
+use relay::outbox::{self, Question, Range, START, Slice, Stretch, Way};
 use shared::envelope::Envelope;
 use tests::databases::{DatabaseServer, Databases, Role};
 use tests::dispatcher::{Counted, Dispatcher, Step, counting, dispatched, url, write_event};
@@ -65,7 +65,7 @@ async fn what_commits_between_two_statements_of_a_poll_waits_for_the_next() -> R
     let next = &look.next;
     let range = Range { lane, seen: &seen, next, everything: false, after: START, xmax: next.xmax() };
     let stretch = Stretch { range, slice: Slice::all(100), limit: 100 };
-    let reads = reading.rows(&[stretch], next.xmax()).await?;
+    let reads = reading.rows(&[stretch], next.xmax(), Way::InOrder).await?;
     let rows = &reads[0].rows;
     assert_eq!(rows.len(), 1, "what the look saw, and nothing since");
     assert!(!next.finished(early_id) && next.finished(rows[0].transaction_id));

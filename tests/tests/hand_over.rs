@@ -169,7 +169,7 @@ async fn a_worker_that_dies_while_it_copies_leaves_nothing() -> Result<()> {
             Found::Batch(batch) => batch,
             // Its COMMIT was on its way as it died.
             Found::Nothing => break,
-            Found::Planning | Found::Unflushed => continue,
+            Found::Again | Found::Unflushed => continue,
         };
         deaths += 1;
         if let Some(done) = worker.die_in_commit(&found, deaths).await {

@@ -4,7 +4,7 @@ use shared::display_name::DisplayName;
 use shared::email_address::EmailAddress;
 use uuid::Uuid;
 
-use super::{CommandError, take};
+use super::{CommandError, Permit, take};
 use crate::config::{Limits, RegistrationReply};
 use crate::domain::user::User;
 use crate::unit_of_work::{Context, UnitOfWork};
@@ -32,11 +32,12 @@ pub async fn register_user(
     display_name: DisplayName,
 ) -> Result<Registered, CommandError> {
     let per_network = [(format!("registration network {network}"), limits.registration_per_network)];
-    if let Some(wait) = take(context, &per_network).await? {
-        return Err(CommandError::TooOften(wait));
-    }
+    let connection = match take(context, &per_network).await? {
+        Permit::Given(connection) => connection,
+        Permit::Refused(wait) => return Err(CommandError::TooOften(wait)),
+    };
     let user = User::register(Uuid::now_v7(), email, display_name);
-    let mut work = UnitOfWork::begin(context).await?;
+    let mut work = UnitOfWork::begin_on(context, connection).await?;
     if work.add(&user).await? {
         work.commit().await?;
         return Ok(Registered::New(user));
@@ -51,10 +52,8 @@ pub async fn register_user(
 
 async fn tell_owner(context: &Context, limits: &Limits, email: &EmailAddress) -> Result<(), CommandError> {
     let per_address = [(format!("resend address {}", email.key()), limits.resend_per_address)];
-    if take(context, &per_address).await?.is_some() {
-        return Ok(());
-    }
-    let mut work = UnitOfWork::begin(context).await?;
+    let Permit::Given(connection) = take(context, &per_address).await? else { return Ok(()) };
+    let mut work = UnitOfWork::begin_on(context, connection).await?;
     if let Some(mut owner) = work.user_of(email).await? {
         owner.repeat_registration();
         work.save(&owner).await?;

@@ -4,8 +4,9 @@
 use shared::email_address::EmailAddress;
 use shared::token::{Checked, KeyRing};
 
-use super::{CommandError, take};
+use super::{CommandError, Permit, take};
 use crate::config::Limits;
+use crate::database::Connection;
 use crate::domain::user::{User, Verified};
 use crate::unit_of_work::{Context, UnitOfWork};
 
@@ -19,10 +20,8 @@ pub async fn request_verification(
     network: &str,
     email: &EmailAddress,
 ) -> Result<(), CommandError> {
-    if over_limit(context, limits, network, email).await? {
-        return Ok(());
-    }
-    let mut work = UnitOfWork::begin(context).await?;
+    let Permit::Given(connection) = permit(context, limits, network, email).await? else { return Ok(()) };
+    let mut work = UnitOfWork::begin_on(context, connection).await?;
     if let Some(user) = work.user_of(email).await? {
         ask(&mut work, user).await?;
     }
@@ -43,10 +42,11 @@ pub async fn request_verification_by_token(
     let mut work = UnitOfWork::begin(context).await?;
     let user = work.user(expired.user_id).await?.filter(|user| keys.is_for(expired, user.email().as_str()));
     let Some(user) = user else { return Ok(work.commit().await?) };
-    if over_limit(context, limits, network, user.email()).await? {
-        return Ok(work.commit().await?);
+    // On a connection of its own: what is taken stays taken.
+    if let Permit::Given(connection) = permit(context, limits, network, user.email()).await? {
+        connection.map(Connection::give_back);
+        ask(&mut work, user).await?;
     }
-    ask(&mut work, user).await?;
     Ok(work.commit().await?)
 }
 
@@ -57,16 +57,16 @@ async fn ask(work: &mut UnitOfWork<'_>, mut user: User) -> Result<(), CommandErr
     Ok(())
 }
 
-async fn over_limit(
+async fn permit(
     context: &Context,
     limits: &Limits,
     network: &str,
     email: &EmailAddress,
-) -> Result<bool, CommandError> {
+) -> Result<Permit, CommandError> {
     let wanted = [
         (format!("resend address {}", email.key()), limits.resend_per_address),
         (format!("resend network {network}"), limits.resend_per_network),
         ("resend total".to_owned(), limits.resend_in_total),
     ];
-    Ok(take(context, &wanted).await?.is_some())
+    Ok(take(context, &wanted).await?)
 }

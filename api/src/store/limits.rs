@@ -7,7 +7,8 @@
 use std::str::FromStr;
 use std::time::Duration;
 
-use sqlx::PgConnection;
+use sha2::{Digest, Sha256};
+use sqlx::{PgConnection, Row};
 
 /// So many in such a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,32 +27,22 @@ pub struct Subject {
     pub limit: Limit,
 }
 
-/// Purpose: takes one permit of each subject ($1, costing $2 seconds of an allowance of $3 seconds), and answers how
-/// many seconds to wait: null when all could be taken. Rows are locked in one order, so that no two deadlock.
-/// What was taken before another subject refused stays taken: asking too much is not free.
-/// A crash may forget it, so its commit waits for no disk.
+/// Purpose: takes one permit of a subject ($1), which costs $2 seconds of an allowance of $3 seconds. No row comes back when
+/// none is left. A crash may forget it, so its commit waits for no disk.
 const TAKE: &str = "
-WITH asked AS (
-    SELECT sha256(convert_to(name, 'UTF8')) AS subject,
-           make_interval(secs => cost)      AS cost,
-           make_interval(secs => allowance) AS allowance
-      FROM unnest($1::text[], $2::float8[], $3::float8[]) AS u (name, cost, allowance)
-     WHERE set_config('synchronous_commit', 'off', true) IS NOT NULL
-), taken AS (
-    INSERT INTO aftercommit.request_limits AS r (subject, full_at)
-    SELECT subject, now() + cost
-      FROM asked
-     ORDER BY subject
-    ON CONFLICT (subject) DO UPDATE
-       SET full_at = greatest(r.full_at, now()) + (SELECT cost FROM asked WHERE asked.subject = r.subject)
-     WHERE greatest(r.full_at, now()) + (SELECT cost FROM asked WHERE asked.subject = r.subject)
-        <= now() + (SELECT allowance FROM asked WHERE asked.subject = r.subject)
-    RETURNING subject
-)
-SELECT max(greatest(extract(epoch FROM greatest(r.full_at, now()) + cost - allowance - now()), 1))::float8
-  FROM asked
-  LEFT JOIN aftercommit.request_limits AS r USING (subject)
- WHERE subject NOT IN (SELECT subject FROM taken)";
+INSERT INTO aftercommit.request_limits AS r (subject, full_at)
+SELECT $1, now() + make_interval(secs => $2)
+ WHERE set_config('synchronous_commit', 'off', true) IS NOT NULL
+ON CONFLICT (subject) DO UPDATE
+   SET full_at = greatest(r.full_at, now()) + make_interval(secs => $2)
+ WHERE greatest(r.full_at, now()) + make_interval(secs => $2) <= now() + make_interval(secs => $3)
+RETURNING true";
+
+/// Purpose: how many seconds to wait until a permit of a subject can be taken; at least one.
+const WAIT: &str = "
+SELECT greatest(max(extract(epoch FROM full_at - now()))::float8 + $2 - $3, 1)
+  FROM aftercommit.request_limits
+ WHERE subject = $1";
 
 /// Purpose: removes rows that mean nothing any more, a few at a time.
 const SWEEP: &str = "
@@ -62,18 +53,20 @@ DELETE FROM aftercommit.request_limits
                           LIMIT 1000
                             FOR UPDATE SKIP LOCKED))";
 
-/// Takes one permit of each subject. `Some` is how long to wait when one of them has none left.
+/// Takes one permit of each subject, one after the other. `Some` is how long to wait when one of them has none left; what
+/// was taken before that stays taken: asking too much is not free.
 pub async fn take(connection: &mut PgConnection, subjects: &[Subject]) -> Result<Option<Duration>, sqlx::Error> {
-    if subjects.is_empty() {
-        return Ok(None);
+    for Subject { name, limit } in subjects {
+        let subject = Sha256::digest(name);
+        let allowance = limit.per.as_secs_f64();
+        let cost = allowance / f64::from(limit.count);
+        let about = |statement| sqlx::query(statement).bind(subject.as_slice()).bind(cost).bind(allowance);
+        if about(TAKE).fetch_optional(&mut *connection).await?.is_none() {
+            let wait: f64 = about(WAIT).fetch_one(&mut *connection).await?.try_get(0)?;
+            return Ok(Some(Duration::from_secs_f64(wait)));
+        }
     }
-    let names: Vec<&str> = subjects.iter().map(|subject| subject.name.as_str()).collect();
-    let allowances: Vec<f64> = subjects.iter().map(|subject| subject.limit.per.as_secs_f64()).collect();
-    let costs: Vec<f64> =
-        subjects.iter().map(|subject| subject.limit.per.as_secs_f64() / f64::from(subject.limit.count)).collect();
-    let wait: Option<f64> =
-        sqlx::query_scalar(TAKE).bind(names).bind(costs).bind(allowances).fetch_one(connection).await?;
-    Ok(wait.map(Duration::from_secs_f64))
+    Ok(None)
 }
 
 /// Removes some rows that mean nothing any more, and says how many.

@@ -1,4 +1,4 @@
-//! Events on their way into the outbox, together with the change that they tell of: see [`super::statements`].
+//! Events on their way into the outbox, the first together with the change that it tells of: see [`super::statements`].
 
 use serde_json::Value;
 use sqlx::Postgres;
@@ -17,22 +17,19 @@ pub struct Stored {
     pub event_id: Uuid,
 }
 
-/// One of the [`super::statements`] with the events bound, and what they have in common.
-pub(super) fn with_events<'q>(
+/// One of the [`super::statements`] with the event bound, and what it has in common with others of the same change.
+pub(super) fn with_event<'q>(
     statement: &'static str,
-    recorded: &'q [Recorded],
+    event: &'q Recorded,
     metadata: &'q Value,
 ) -> Query<'q, Postgres, PgArguments> {
-    fn column<'q, T>(recorded: &'q [Recorded], of: impl FnMut(&'q Recorded) -> T) -> Vec<T> {
-        recorded.iter().map(of).collect()
-    }
     sqlx::query(statement)
-        .bind(column(recorded, |event| event.event_id))
-        .bind(column(recorded, |event| event.aggregate_type))
-        .bind(column(recorded, |event| event.aggregate_id.as_str()))
-        .bind(column(recorded, |event| event.event_type))
-        .bind(column(recorded, |event| event.event_version))
-        .bind(column(recorded, |event| &event.payload))
+        .bind(event.event_id)
+        .bind(event.aggregate_type)
+        .bind(&event.aggregate_id)
+        .bind(event.event_type)
+        .bind(event.event_version)
+        .bind(&event.payload)
         .bind(metadata)
 }
 

@@ -3,11 +3,13 @@
 use serde_json::Value;
 use shared::display_name::DisplayName;
 use shared::email_address::EmailAddress;
-use sqlx::{PgConnection, Row};
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
+use sqlx::{PgConnection, Postgres, Row};
 use time::OffsetDateTime;
 use uuid::Uuid;
 
-use super::outbox::{Stored, with_events};
+use super::outbox::{Stored, with_event};
 use super::statements::{APPEND, INSERT_USER, UPDATE_VERIFIED};
 use crate::domain::user::User;
 
@@ -36,12 +38,14 @@ pub async fn insert(
     user: &User,
     metadata: &Value,
 ) -> Result<Option<Stored>, sqlx::Error> {
-    let query = with_events(INSERT_USER, user.recorded(), metadata)
-        .bind(user.user_id())
-        .bind(user.email().as_str())
-        .bind(user.email().key())
-        .bind(user.display_name().as_str());
-    stored(user, query.fetch_all(connection).await?)
+    store(connection, INSERT_USER, user, metadata, |query| {
+        query
+            .bind(user.user_id())
+            .bind(user.email().as_str())
+            .bind(user.email().key())
+            .bind(user.display_name().as_str())
+    })
+    .await
 }
 
 /// Stores a changed user with its events. Its row must have been locked in this transaction.
@@ -51,8 +55,27 @@ pub async fn update(
     metadata: &Value,
 ) -> Result<Option<Stored>, sqlx::Error> {
     let statement = if user.is_newly_verified() { UPDATE_VERIFIED } else { APPEND };
-    let query = with_events(statement, user.recorded(), metadata).bind(user.user_id());
-    stored(user, query.fetch_all(connection).await?)
+    store(connection, statement, user, metadata, |query| query.bind(user.user_id())).await
+}
+
+type Statement<'q> = Query<'q, Postgres, PgArguments>;
+
+/// Makes a change with its first event, and appends what other events there are. `None` when there was nothing to change,
+/// or nothing happened.
+async fn store<'q>(
+    connection: &mut PgConnection,
+    statement: &'static str,
+    user: &'q User,
+    metadata: &'q Value,
+    bind: impl FnOnce(Statement<'q>) -> Statement<'q>,
+) -> Result<Option<Stored>, sqlx::Error> {
+    let Some((first, others)) = user.recorded().split_first() else { return Ok(None) };
+    let changed = bind(with_event(statement, first, metadata)).fetch_optional(&mut *connection).await?;
+    let Some(row) = changed else { return Ok(None) };
+    for event in others {
+        with_event(APPEND, event, metadata).bind(user.user_id()).execute(&mut *connection).await?;
+    }
+    Ok(Some(Stored { transaction_id: row.try_get(0)?, event_id: first.event_id }))
 }
 
 /// Loads and locks a user.
@@ -80,11 +103,4 @@ fn restored(row: sqlx::postgres::PgRow) -> Result<User, sqlx::Error> {
     let email = EmailAddress::restore(row.try_get("email")?, row.try_get("email_key")?);
     let display_name = DisplayName::restore(row.try_get("display_name")?);
     Ok(User::restore(row.try_get("user_id")?, email, display_name, row.try_get("verified")?))
-}
-
-fn stored(user: &User, rows: Vec<sqlx::postgres::PgRow>) -> Result<Option<Stored>, sqlx::Error> {
-    match (rows.first(), user.recorded().first()) {
-        (Some(row), Some(event)) => Ok(Some(Stored { transaction_id: row.try_get(0)?, event_id: event.event_id })),
-        _ => Ok(None),
-    }
 }

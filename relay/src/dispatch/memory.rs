@@ -57,8 +57,9 @@ impl Memory {
             return Ok(());
         }
         let (lanes, versions): (Vec<i16>, Vec<i64>) = behind.into_iter().unzip();
-        let lifted =
-            within(super::PATIENCE, jobs.query(LIFT, &[&lanes, &versions, &REASON])).await.map_err(Error::Jobs)?;
+        let lifted = within(super::worker::PATIENCE, jobs.query(LIFT, &[&lanes, &versions, &REASON]))
+            .await
+            .map_err(Error::Jobs)?;
         self.0.lock().unwrap_or_else(PoisonError::into_inner).clear();
         let lanes: Vec<i16> = lifted.iter().filter_map(|row| row.try_get(0).ok()).collect();
         let back_to: Option<String> = lifted.iter().filter_map(|row| row.try_get(1).ok()).min();

@@ -20,7 +20,7 @@ use super::traced::{self, Traced};
 use crate::handlers::Registry;
 use crate::jobs::store::NewJob;
 use crate::metrics::record::Tally;
-use crate::outbox::{self, Look, OutboxRow, Reading, SLICE_ROWS};
+use crate::outbox::{self, Look, OutboxRow, Reading, SLICE_ROWS, Way};
 
 /// A batch takes no further lane once it may hold this many events.
 const BATCH_EVENTS: usize = 8 * SLICE_ROWS;
@@ -105,8 +105,8 @@ impl OutboxKey {
 pub enum Found {
     /// Something to commit.
     Batch(Batch),
-    /// Nothing yet, but a large window is being planned: read again at once.
-    Planning,
+    /// Nothing yet, but a large window is being planned, or what there is did not fit as a whole: read again at once.
+    Again,
     /// Nothing yet, but a commit is on its way to disk: look again soon.
     Unflushed,
     /// Nothing.
@@ -149,11 +149,13 @@ pub struct Turn {
     pub(super) lane: i16,
     /// Rows to ask for: fewer while they are large, so that little is sent in vain.
     pub(super) rows: usize,
+    /// Whether to read in order, as far as there is room: something did not fit as a whole.
+    in_order: bool,
 }
 
 impl Default for Turn {
     fn default() -> Self {
-        Self { lane: 0, rows: BATCH_EVENTS }
+        Self { lane: 0, rows: BATCH_EVENTS, in_order: false }
     }
 }
 
@@ -171,15 +173,18 @@ pub async fn batch(
     let (reading, look) = outbox::look(reader.application, &questions).await?;
     let parts = choose(&reading, &look, lanes, turn).await?;
     let stretches: Vec<_> = parts.iter().filter_map(|part| part.stretch(&look)).collect();
-    let mut reads = reading.rows(&stretches, look.next.xmax()).await?;
+    let fit = stretches.iter().all(|stretch| stretch.slice.rows < stretch.limit);
+    let way = if fit && !turn.in_order { Way::Whole } else { Way::InOrder };
+    let mut reads = reading.rows(&stretches, look.next.xmax(), way).await?;
     let cut_short = reads.iter().zip(&stretches).any(|(read, of)| !read.whole && read.looked_at < of.limit);
+    turn.in_order = way == Way::Whole && reads.iter().any(|read| !read.whole);
     let looked_at: usize = reads.iter().map(|read| read.looked_at).sum();
     turn.rows = if cut_short { looked_at.max(1) } else { (turn.rows * 2).min(BATCH_EVENTS) };
 
     let mut reads = reads.drain(..);
     let mut batch = Batch::default();
     let mut taken = Vec::new();
-    let planning = parts.iter().any(|part| part.what == What::Planning);
+    let mut again = parts.iter().any(|part| part.what == What::Planning);
     let mut unflushed = parts.iter().any(|part| part.what == What::Soon);
     for part in &parts {
         let read = match part.what {
@@ -198,6 +203,7 @@ pub async fn batch(
                 lane.cursor.version += 1;
             }
             Taken::Soon => unflushed = true,
+            Taken::Unread => again = true,
             Taken::Nothing => {}
         }
     }
@@ -208,7 +214,7 @@ pub async fn batch(
     batch.took = began.elapsed();
     Ok(match batch.cursors.is_empty() {
         false => Found::Batch(batch),
-        true if planning => Found::Planning,
+        true if again => Found::Again,
         true if unflushed => Found::Unflushed,
         true => Found::Nothing,
     })
@@ -218,6 +224,8 @@ enum Taken {
     Rows(outbox::Read),
     /// Not now, but it will not take long.
     Soon,
+    /// There was no room for it.
+    Unread,
     Nothing,
 }
 
@@ -237,9 +245,8 @@ async fn take(
         }
         lane.flushed = Some(next.clone());
     }
-    if read.looked_at == 0 && !read.whole {
-        // Others took all the room.
-        return Ok(Taken::Nothing);
+    if read.last.is_none() && !read.whole {
+        return Ok(Taken::Unread);
     }
     let finished = read.whole && lane.slices.len() <= 1;
     let window = match &lane.cursor.window {

@@ -8,7 +8,7 @@ use tokio_postgres::Client;
 
 use crate::dispatch::lanes::LANES;
 use crate::outbox::window::Snapshot;
-use crate::outbox::{self, Error, Identity, OutboxRow, Question, Range, START, Slice, Stretch};
+use crate::outbox::{self, Error, Identity, OutboxRow, Question, Range, START, Slice, Stretch, Way};
 
 /// Rows asked for at a time.
 const ROWS: usize = 1_000;
@@ -65,7 +65,7 @@ impl Tail {
             };
             loop {
                 let stretch = Stretch { range: range.clone(), slice: Slice::all(ROWS), limit: ROWS };
-                let Some(read) = reading.rows(&[stretch], range.xmax).await?.pop() else { break };
+                let Some(read) = reading.rows(&[stretch], range.xmax, Way::InOrder).await?.pop() else { break };
                 rows.extend(read.rows);
                 match read.last {
                     Some(last) if !read.whole => range.after = last,

@@ -45,8 +45,8 @@ fn mail(template: &'static str, user_id: Uuid, to: &str, name: &str) -> Result<J
     let args = EmailArgs {
         template: template.into(),
         locale: "en".into(),
-        to: to.to_owned(),
-        name: name.to_owned(),
+        to: to.into(),
+        name: name.into(),
         user_id,
         data: serde_json::Map::new(),
     };

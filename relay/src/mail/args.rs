@@ -12,17 +12,17 @@ use uuid::Uuid;
 
 /// The arguments of an email job, as they stand in its row.
 #[derive(Serialize, Deserialize)]
-pub struct EmailArgs {
+pub struct EmailArgs<'a> {
     /// Which mail: one of [`super::template::MAILS`].
-    pub template: Cow<'static, str>,
+    pub template: Cow<'a, str>,
     /// In which language, if there is a template in it.
     #[serde(default = "english")]
-    pub locale: Cow<'static, str>,
+    pub locale: Cow<'a, str>,
     /// The address of the one recipient.
-    pub to: String,
+    pub to: Cow<'a, str>,
     /// What to call the recipient.
     #[serde(default)]
-    pub name: String,
+    pub name: Cow<'a, str>,
     /// Whose account it is about.
     pub user_id: Uuid,
     /// What else the mail's own templates want to know, as `data`.
@@ -65,7 +65,7 @@ pub enum ArgsError {
     Data,
 }
 
-fn english() -> Cow<'static, str> {
+fn english<'a>() -> Cow<'a, str> {
     Cow::Borrowed("en")
 }
 
@@ -76,7 +76,7 @@ impl CheckedArgs {
     /// The first thing that is wrong.
     pub fn read(json: &str) -> Result<Self, ArgsError> {
         let EmailArgs { template, locale, to, name, user_id, data } = serde_json::from_str(json)?;
-        let (template, locale) = (template.into_owned(), locale.into_owned());
+        let (template, locale, to) = (template.into_owned(), locale.into_owned(), to.into_owned());
         let name = match DisplayName::parse(&name) {
             Ok(name) => greeting(name.as_str()),
             // Nobody is kept from a mail by a name that is missing or long.
@@ -139,8 +139,8 @@ mod tests {
         let written = EmailArgs {
             template: "welcome".into(),
             locale: "de".into(),
-            to: "ada@example.org".to_owned(),
-            name: "Ada".to_owned(),
+            to: "ada@example.org".into(),
+            name: "Ada".into(),
             user_id: Uuid::from_u128(7),
             data: Map::new(),
         };

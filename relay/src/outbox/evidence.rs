@@ -19,40 +19,30 @@ pub struct Evidence {
     pub vouched: TransactionId,
 }
 
-/// The rows of a window: those of transactions that began since the lower snapshot ($2 to $3, finished in $4), and of
-/// those that were in progress in it and have ended ($5).
-macro_rules! snapshot_window {
-    ($columns:literal) => {
-        concat!(
-            "
-           SELECT ",
-            $columns,
-            "
-             FROM aftercommit.outbox
-            WHERE lane = $1
-              AND transaction_id >= $2
-              AND transaction_id <  $3
-              AND pg_visible_in_snapshot(transaction_id, $4)
-            UNION ALL
-           SELECT ",
-            $columns,
-            "
-             FROM aftercommit.outbox
-            WHERE lane = $1
-              AND transaction_id = ANY ($5)"
-        )
-    };
-}
-/// `witness`: the row of a window with the greatest transaction id.
-pub const WITNESS: &str = concat!(
-    "
+/// `witness`: the row of a window with the greatest transaction id: of those that began since the lower snapshot ($2 to $3,
+/// finished in $4), and of those that were in progress in it and have ended ($5). Each is one step into the index, however
+/// large the window.
+pub const WITNESS: &str = "
     SELECT event_id, transaction_id, position, inserter
-      FROM (",
-    snapshot_window!("event_id, transaction_id, position, xmin AS inserter"),
-    ") AS snapshot_window
+      FROM ((SELECT event_id, transaction_id, position, xmin AS inserter
+               FROM aftercommit.outbox
+              WHERE lane = $1
+                AND transaction_id >= $2
+                AND transaction_id <  $3
+                AND pg_visible_in_snapshot(transaction_id, $4)
+              ORDER BY lane DESC, transaction_id DESC
+              LIMIT 1)
+             UNION ALL
+            (SELECT row.*
+               FROM unnest($5) AS ended (transaction_id)
+              CROSS JOIN LATERAL (
+                    SELECT event_id, transaction_id, position, xmin AS inserter
+                      FROM aftercommit.outbox AS row
+                     WHERE row.lane = $1
+                       AND row.transaction_id = ended.transaction_id
+                     LIMIT 1) AS row)) AS greatest
      ORDER BY transaction_id DESC
-     LIMIT 1"
-);
+     LIMIT 1";
 
 /// `present`: which rows are there, one answer each, in order.
 const PRESENT: &str = "

@@ -18,7 +18,7 @@ use crate::postgres::within;
 /// Positions to a bucket. A lane's share of them is a sixteenth on average, all at worst.
 const BUCKET_POSITIONS: i64 = 1_000;
 
-/// Rows to a piece. The index range of a slice is known to about as many rows.
+/// Rows to a piece.
 const PIECE_ROWS: i64 = 4_096;
 
 /// Part of a window: positions up to a bound, with the range of transaction ids that its rows lie in.
@@ -41,27 +41,33 @@ impl Slice {
     }
 }
 
-/// `plan`: a piece of a window, counted by buckets of positions, and its last row if it is full. Rows up to $6 have been
-/// handed over.
+/// `plan`: a piece of a window, counted by buckets of positions with the transaction ids in each, and its last row if it is
+/// full. Rows up to $6 have been handed over. The index is gone through twice, first for where the piece ends: that is
+/// cheaper than keeping the piece.
 pub const PLAN: &str = "
-    WITH piece AS MATERIALIZED (
+    WITH last AS MATERIALIZED (
         SELECT transaction_id, position
           FROM aftercommit.outbox
          WHERE lane = $1
            AND (transaction_id, position) > ($2, $3)
            AND transaction_id < $4
-           AND pg_visible_in_snapshot(transaction_id, $5)
          ORDER BY transaction_id, position
-         LIMIT $8
+        OFFSET $8 - 1
+         LIMIT 1
     )
-    SELECT position / $7 AS bucket, count(*), NULL::xid8 AS last_transaction_id, NULL::bigint AS last_position
-      FROM piece
-     WHERE position >= $6
+    SELECT position / $7 AS bucket, count(*), min(transaction_id), max(transaction_id), NULL::bigint AS last_position
+      FROM aftercommit.outbox
+     WHERE lane = $1
+       AND (transaction_id, position) >  ($2, $3)
+       AND (transaction_id, position) <= (coalesce((SELECT transaction_id FROM last), $4),
+                                          coalesce((SELECT position       FROM last), 0))
+       AND transaction_id < $4
+       AND position >= $6
+       AND pg_visible_in_snapshot(transaction_id, $5)
      GROUP BY bucket
      UNION ALL
-    (SELECT NULL, NULL, transaction_id, position
-       FROM piece
-     OFFSET $8 - 1)";
+    SELECT NULL, NULL, NULL, transaction_id, position
+      FROM last";
 
 /// `plan_single`: the rows of some transactions, counted likewise.
 pub const PLAN_SINGLE: &str = "
@@ -139,16 +145,11 @@ impl Reading<'_> {
         )
         .await?;
         let mut last = None;
-        let mut counted = Vec::with_capacity(rows.len());
         for row in &rows {
             match row.try_get(0)? {
-                Some(bucket) => counted.push((bucket, count(row, 1)?)),
-                None => last = Some((row.try_get(2)?, row.try_get(3)?)),
+                Some(bucket) => plan.count(bucket, count(row, 1)?, row.try_get(2)?, row.try_get(3)?),
+                None => last = Some((row.try_get(3)?, row.try_get(4)?)),
             }
-        }
-        let high = last.map_or(TransactionId(end.0.saturating_sub(1)), |(id, _)| id);
-        for (bucket, rows) in counted {
-            plan.count(bucket, rows, from_id, high);
         }
         plan.upto = last;
         Ok(last.is_none())

@@ -221,9 +221,14 @@ pub async fn connect(url: &str) -> Result<Client> {
     Ok(client)
 }
 
-/// A port that is free now. It may be taken a moment later: whoever uses it tries again.
+/// A port that is free now: one by chance, from below the range that systems give to outgoing connections (from 32768 on
+/// Linux, from 49152 elsewhere), of which the tests make thousands. It may still be taken a moment later: whoever uses it
+/// tries again.
 pub fn free_port() -> Result<u16> {
-    Ok(TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?.local_addr()?.port())
+    const TRIES: usize = 100;
+    let is_free = |port: &u16| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).is_ok();
+    let mut ports = (0..TRIES).map(|_| rand::random_range(10_000..32_000));
+    ports.find(is_free).context("no port is free between 10000 and 32000")
 }
 
 fn last_lines(log: &str, from: usize) -> String {

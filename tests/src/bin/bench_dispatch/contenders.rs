@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Result, ensure};
+use relay::dispatch;
 use relay::dispatch::memory::Memory;
-use relay::dispatch::{self, Left, Worker};
+use relay::dispatch::worker::{Left, Worker};
 use relay::health::Health;
 use relay::jobs::store::NewJob;
 use relay::wake::Bell;
@@ -39,7 +40,7 @@ pub async fn ours(databases: &Databases, workers: usize, events: i64) -> Result<
     for _ in 0..workers {
         team.push(Worker::connect(&context, &Memory::default()).await?);
     }
-    while team.iter().any(|worker| worker.lanes() != 16 / workers) {
+    while team.iter().any(|worker| worker.lanes().len() != 16 / workers) {
         for worker in &mut team {
             worker.balance().await?;
         }

@@ -89,12 +89,12 @@ async fn register(session: Arc<Mutex<(Client, Statement)>>, bell: Arc<Notify>) -
         .query(
             statement,
             &[
-                &[Uuid::now_v7()].as_slice(),
-                &["user"].as_slice(),
-                &[user_id.to_string()].as_slice(),
-                &["user.registered"].as_slice(),
-                &[1].as_slice(),
-                &[payload].as_slice(),
+                &Uuid::now_v7(),
+                &"user",
+                &user_id.to_string(),
+                &"user.registered",
+                &1_i32,
+                &payload,
                 &json!({ "correlation_id": Uuid::now_v7() }),
                 &user_id,
                 &email,

@@ -91,12 +91,12 @@ impl Transactions {
                 .query(
                     &session.with_event,
                     &[
-                        &[Uuid::now_v7()].as_slice(),
-                        &["user"].as_slice(),
-                        &[user_id.to_string()].as_slice(),
-                        &["user.registered"].as_slice(),
-                        &[1].as_slice(),
-                        &[payload].as_slice(),
+                        &Uuid::now_v7(),
+                        &"user",
+                        &user_id.to_string(),
+                        &"user.registered",
+                        &1_i32,
+                        &payload,
                         &metadata,
                         &user_id,
                         email,
