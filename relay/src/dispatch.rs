@@ -1,7 +1,7 @@
 //! 2. Dispatch: events → handlers → jobs and cursors, in one transaction.
 //!
 //! A worker holds a share of the lanes. It reads what is new in them, runs the handlers, and commits the jobs together
-//! with the cursors, while it already reads the next batch. Nothing is written while nothing happens.
+//! with the cursors, while it already reads on. Nothing is written while nothing happens.
 
 pub mod commit;
 pub mod cursor;

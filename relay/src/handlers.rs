@@ -12,6 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use shared::envelope::Envelope;
 use shared::event::{DecodeError, Event};
 use shared::redact::redact;
+use shared::settings::Faults;
 
 use crate::jobs::{Job, Unfit};
 
@@ -26,6 +27,12 @@ pub fn register_all() -> Result<Registry, RegistryError> {
     registry.on("send_welcome_email", users::send_welcome_email)?;
     registry.on("send_already_registered_email", users::send_already_registered_email)?;
     Ok(registry)
+}
+
+/// The same for a command that starts: what is wrong with the table is one of its faults.
+pub fn registry(faults: &mut Faults) -> Option<Registry> {
+    let registry = register_all();
+    registry.map_err(|error| faults.push("handlers", error.to_string(), "Change it in the table of handlers")).ok()
 }
 
 /// The most jobs that one handler may ask for after one event.

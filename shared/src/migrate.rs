@@ -21,7 +21,7 @@ use sqlx::{Connection, Executor};
 use crate::database_url::DatabaseUrl;
 
 /// The oldest PostgreSQL that has what we need (`in_hot_standby`, `idle_session_timeout`).
-pub const OLDEST_POSTGRES: i32 = 14;
+pub const OLDEST_POSTGRES: i32 = 15;
 
 /// How long a migration may wait for a lock before it gives way to the writers behind it.
 const LOCK_TIMEOUT: &str = "2s";

@@ -6,7 +6,6 @@ use shared::token::{Checked, KeyRing};
 
 use super::{CommandError, Permit, take};
 use crate::config::Limits;
-use crate::database::Connection;
 use crate::domain::user::{User, Verified};
 use crate::unit_of_work::{Context, UnitOfWork};
 
@@ -44,7 +43,9 @@ pub async fn request_verification_by_token(
     let Some(user) = user else { return Ok(work.commit().await?) };
     // On a connection of its own: what is taken stays taken.
     if let Permit::Given(connection) = permit(context, limits, network, user.email()).await? {
-        connection.map(Connection::give_back);
+        if let Some(connection) = connection {
+            connection.give_back();
+        }
         ask(&mut work, user).await?;
     }
     Ok(work.commit().await?)

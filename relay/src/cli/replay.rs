@@ -22,14 +22,12 @@ pub use args::Args;
 
 pub(super) async fn run(args: Args, mut faults: Faults) -> u8 {
     let (form, yes) = (Form::of(args.json()), args.yes());
-    let registry = handlers::register_all().map_err(|error| {
-        faults.push("handlers", error.to_string(), "Change it in the table of handlers");
-    });
+    let registry = handlers::registry(&mut faults);
     let settings = args.read(registry.as_ref().unwrap_or(&Registry::default()), &mut faults);
     if let Err(code) = form.check(faults) {
         return code;
     }
-    let (Some(settings), Ok(registry)) = (settings, registry) else { return super::EXIT_SETTINGS };
+    let (Some(settings), Some(registry)) = (settings, registry) else { return super::EXIT_SETTINGS };
     let plan = &settings.plan;
     let asks = plan.again && !plan.dry_run && !yes;
     if asks && !can_ask() {

@@ -90,13 +90,11 @@ impl Args {
 
 pub(super) async fn run(args: Args, mut faults: Faults) -> u8 {
     let settings = args.read(&mut faults);
-    let registry = handlers::register_all().map_err(|error| {
-        faults.push("handlers", error.to_string(), "Change it in the table of handlers");
-    });
+    let registry = handlers::registry(&mut faults);
     if let Err(code) = super::check(faults) {
         return code;
     }
-    let (Some(settings), Ok(registry)) = (settings, registry) else { return super::EXIT_SETTINGS };
+    let (Some(settings), Some(registry)) = (settings, registry) else { return super::EXIT_SETTINGS };
     settings::warn_about_unknown_variables(VARIABLES);
     let traces = match export::start("relay", env!("CARGO_PKG_VERSION"), settings.service.traces.as_ref()) {
         Ok(traces) => traces,

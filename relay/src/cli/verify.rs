@@ -38,13 +38,11 @@ pub(super) async fn run(args: Args, mut faults: Faults) -> u8 {
     if since.is_none() {
         faults.push("--since", format!("{:?} is not a time span", args.since), "Give one such as 90m, 24h or 7d");
     }
-    let registry = handlers::register_all().map_err(|error| {
-        faults.push("handlers", error.to_string(), "Change it in the table of handlers");
-    });
+    let registry = handlers::registry(&mut faults);
     if let Err(code) = form.check(faults) {
         return code;
     }
-    let (Some(application), Some(jobs), Some(since), Ok(registry)) = (application, jobs, since, registry) else {
+    let (Some(application), Some(jobs), Some(since), Some(registry)) = (application, jobs, since, registry) else {
         return super::EXIT_SETTINGS;
     };
     let stop = match shutdown::on_signals() {

@@ -1,8 +1,8 @@
 //! From lanes to a batch: what is new is read, the handlers run, and the cursors' next places are computed.
 //!
-//! A batch is read while the one before it is being committed, so a lane here runs ahead of its row in the database: the
-//! version it names is the one that the commit under way will leave. When a commit fails, everything here is forgotten
-//! and loaded again.
+//! Batches are read while those before them wait and are being committed, so a lane here runs ahead of its row in the
+//! database: the version it names is the one that the last of those commits will leave. When one fails, the batches
+//! after it and everything here are forgotten, and loaded again.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};

@@ -10,7 +10,7 @@ use crate::postgres::{Error, within};
 use crate::text::span;
 
 /// The oldest version that the two schemas work on.
-const OLDEST_VERSION: i32 = 140_000;
+const OLDEST_VERSION: i32 = 150_000;
 
 /// `server`: what the server is and how it is set.
 const SERVER: &str = "
@@ -88,7 +88,7 @@ fn server_findings(
     let (version, number): (&str, i32) = (row.try_get(0)?, row.try_get(1)?);
     match number >= OLDEST_VERSION {
         true => notes.ok("version", format!("PostgreSQL {version}")),
-        false => notes.problem("version", format!("PostgreSQL {version} is too old"), "Upgrade to 14 or newer"),
+        false => notes.problem("version", format!("PostgreSQL {version} is too old"), "Upgrade to 15 or newer"),
     }
     match row.try_get::<_, bool>(2)? {
         false => notes.ok("recovery", "a primary"),

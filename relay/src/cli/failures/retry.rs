@@ -40,13 +40,11 @@ pub(super) async fn run(args: Args, mut faults: Faults) -> u8 {
     let filter = args.filter.read(&mut faults);
     check_chosen("relay failures retry", &filter, args.all, &mut faults);
     let (application, jobs) = (args.application.read(&mut faults), args.jobs.read(&mut faults));
-    let registry = handlers::register_all().map_err(|error| {
-        faults.push("handlers", error.to_string(), "Change it in the table of handlers");
-    });
+    let registry = handlers::registry(&mut faults);
     if let Err(code) = form.check(faults) {
         return code;
     }
-    let (Some(application), Some(jobs), Ok(registry)) = (application, jobs, registry) else {
+    let (Some(application), Some(jobs), Some(registry)) = (application, jobs, registry) else {
         return crate::cli::EXIT_SETTINGS;
     };
     let name = format!("aftercommit operator {}", std::process::id());
