@@ -186,6 +186,6 @@ fn question(cursor: &Cursor) -> Question<'_> {
 }
 
 fn progress(cursor: &Cursor) -> Progress<'_> {
-    let window = cursor.window.as_ref().map(|window| -> (&Snapshot, i64) { (&window.next, window.after.0) });
+    let window = cursor.window.as_ref().map(|window| -> (&Snapshot, (i64, Uuid)) { (&window.next, window.after) });
     Progress { lane: cursor.lane, seen: &cursor.seen, window }
 }

@@ -1,7 +1,8 @@
 //! How much waits in each lane, for people: counted up to a bound, with the oldest of it.
 //!
 //! The same window arithmetic as dispatch's, from the index alone. What has been handed over of an open window is told
-//! by its position only, so after a move of history a row or two may be counted wrongly while such a window is open.
+//! by its position only, and no more rows are gone through than are counted at most, however large the window: while one
+//! is open, transactions and positions that do not run alike make the count a little too small.
 
 use tokio_postgres::types::Type;
 use uuid::Uuid;
@@ -20,8 +21,8 @@ pub struct Progress<'a> {
     pub lane: i16,
     /// Its cursor's snapshot.
     pub seen: &'a Snapshot,
-    /// The upper snapshot of the open window, and the last position handed over of it.
-    pub window: Option<(&'a Snapshot, i64)>,
+    /// The upper snapshot of the open window, and the last event handed over of it by position and id.
+    pub window: Option<(&'a Snapshot, (i64, Uuid))>,
 }
 
 /// What waits in a lane.
@@ -35,39 +36,48 @@ pub struct Backlog {
     pub oldest: Option<(Uuid, f64)>,
 }
 
-macro_rules! waiting {
-    ($transactions:literal) => {
+/// Rows of a lane's window, $5 of them in the given order. The bound is on what is gone through, not on what is found: most
+/// of a large window may have been handed over.
+macro_rules! part {
+    ($transactions:literal, $order:literal) => {
         concat!(
             "
-                      FROM aftercommit.outbox AS row
-                     WHERE row.lane = lanes.lane
-                       AND ",
+             FROM (SELECT row.transaction_id, row.position,
+                          lanes.next IS NOT NULL
+                          AND pg_visible_in_snapshot(row.transaction_id, lanes.next)
+                          AND row.position <= lanes.after_position AS handed_over
+                     FROM aftercommit.outbox AS row
+                    WHERE row.lane = lanes.lane
+                      AND ",
             $transactions,
             "
-                       AND pg_visible_in_snapshot(row.transaction_id, now.next)
-                       AND NOT (lanes.next IS NOT NULL
-                                AND pg_visible_in_snapshot(row.transaction_id, lanes.next)
-                                AND row.position <= lanes.after_position)"
+                      AND pg_visible_in_snapshot(row.transaction_id, now.next)",
+            $order,
+            "
+                    LIMIT $5) AS part
+            WHERE NOT part.handed_over"
         )
     };
 }
 
 macro_rules! begun_since {
-    () => {
-        waiting!(
+    ($order:literal) => {
+        part!(
             "row.transaction_id >= pg_snapshot_xmax(lanes.seen)
-                       AND row.transaction_id <  pg_snapshot_xmax(now.next)"
+                      AND row.transaction_id <  pg_snapshot_xmax(now.next)",
+            $order
         )
     };
 }
 
 macro_rules! ended_since {
-    () => {
-        waiting!("row.transaction_id = ANY (ARRAY(SELECT pg_snapshot_xip(lanes.seen)))")
+    ($order:literal) => {
+        part!("row.transaction_id = ANY (ARRAY(SELECT pg_snapshot_xip(lanes.seen)))", $order)
     };
 }
 
-/// `backlog`: per lane how many events wait, from the newest down, and the oldest of them.
+/// `backlog`: per lane how many events wait, from the newest down, and the oldest of them; deep in a large window the last
+/// one handed over stands for it.
 pub const BACKLOG: &str = concat!(
     "
     WITH now AS MATERIALIZED (
@@ -78,43 +88,49 @@ pub const BACKLOG: &str = concat!(
            oldest.event_id,
            extract(epoch FROM clock_timestamp() - oldest.occurred_at)::float8
       FROM now
-     CROSS JOIN unnest($1::smallint[], $2::pg_snapshot[], $3::pg_snapshot[], $4::bigint[])
-                    AS lanes (lane, seen, next, after_position)
+     CROSS JOIN unnest($1::smallint[], $2::pg_snapshot[], $3::pg_snapshot[], $4::bigint[], $6::uuid[])
+                    AS lanes (lane, seen, next, after_position, after_id)
      CROSS JOIN LATERAL (
-           SELECT count(*) AS waiting
-             FROM (SELECT",
-    begun_since!(),
-    "
-                     ORDER BY row.transaction_id DESC, row.position DESC
-                     LIMIT $5) AS newest) AS begun
+           SELECT count(*) AS waiting",
+    begun_since!(
+        "
+                    ORDER BY row.transaction_id DESC, row.position DESC"
+    ),
+    ") AS begun
      CROSS JOIN LATERAL (
-           SELECT count(*) AS waiting
-             FROM (SELECT",
-    ended_since!(),
-    "
-                     LIMIT $5) AS rest) AS ended
+           SELECT count(*) AS waiting",
+    ended_since!(""),
+    ") AS ended
       LEFT JOIN LATERAL (
-           SELECT row.event_id, row.occurred_at
-             FROM (SELECT *
-                     FROM (SELECT row.transaction_id, row.position",
-    begun_since!(),
+           SELECT row.event_id, row.occurred_at, false AS handed_over
+             FROM ((SELECT transaction_id, position",
+    begun_since!(
+        "
+                    ORDER BY row.transaction_id, row.position"
+    ),
     "
-                            ORDER BY row.transaction_id, row.position
-                            LIMIT 1) AS first_begun
+                     ORDER BY transaction_id, position
+                     LIMIT 1)
                     UNION ALL
-                   SELECT *
-                     FROM (SELECT row.transaction_id, row.position",
-    ended_since!(),
+                   (SELECT transaction_id, position",
+    ended_since!(
+        "
+                    ORDER BY row.transaction_id, row.position"
+    ),
     "
-                            ORDER BY row.transaction_id, row.position
-                            LIMIT 1) AS first_ended) AS first
+                     ORDER BY transaction_id, position
+                     LIMIT 1)) AS first
              JOIN aftercommit.outbox AS row
                ON row.lane           = lanes.lane
               AND row.transaction_id = first.transaction_id
               AND row.position       = first.position
-            ORDER BY row.occurred_at
+            UNION ALL
+           SELECT row.event_id, row.occurred_at, true
+             FROM aftercommit.outbox AS row
+            WHERE row.event_id = lanes.after_id
+            ORDER BY handed_over, occurred_at
             LIMIT 1) AS oldest
-             ON true
+             ON begun.waiting + ended.waiting > 0
      ORDER BY lanes.lane"
 );
 
@@ -127,7 +143,8 @@ impl Reading<'_> {
         let numbers: Vec<i16> = lanes.iter().map(|lane| lane.lane).collect();
         let seen: Vec<&Snapshot> = lanes.iter().map(|lane| lane.seen).collect();
         let next: Vec<Option<&Snapshot>> = lanes.iter().map(|lane| lane.window.map(|window| window.0)).collect();
-        let after: Vec<Option<i64>> = lanes.iter().map(|lane| lane.window.map(|window| window.1)).collect();
+        let after: Vec<Option<i64>> = lanes.iter().map(|lane| lane.window.map(|window| window.1.0)).collect();
+        let after_ids: Vec<Option<Uuid>> = lanes.iter().map(|lane| lane.window.map(|window| window.1.1)).collect();
         let rows = within(
             PATIENCE,
             self.client.query_typed(
@@ -138,6 +155,7 @@ impl Reading<'_> {
                     (&next, Type::PG_SNAPSHOT_ARRAY),
                     (&after, Type::INT8_ARRAY),
                     (&(BOUND + 1), Type::INT8),
+                    (&after_ids, Type::UUID_ARRAY),
                 ],
             ),
         )
