@@ -25,3 +25,4 @@ pub mod certificate;
 pub mod skip;
 pub mod clock;
 pub mod wait;
+pub mod measure;

@@ -157,13 +157,14 @@ impl Worker {
             let (stored, left) = tokio::join!(storing, reading);
             stored?;
             match left? {
-                Left::Nothing if self.put_back().await? => {}
-                left => break left,
+                Some(Left::Nothing) if self.put_back().await? => {}
+                Some(Left::Nothing) => {
+                    self.poll_at = Instant::now() + self.poll_interval(context);
+                    break Left::Nothing;
+                }
+                left => break left.unwrap_or(Left::Nothing),
             }
         };
-        if self.found == Left::Nothing {
-            self.poll_at = Instant::now() + self.poll_interval(context);
-        }
         Ok(self.found)
     }
 
@@ -229,8 +230,8 @@ impl Worker {
     }
 }
 
-/// Reads batch after batch, until nothing is left, the lanes are to be shared anew, a commit has failed, or `going_on` says
-/// no.
+/// Reads batch after batch, until nothing is left or the lanes are to be shared anew; `None` when it did not look to the
+/// end, because there is no lane, a commit has failed, or `going_on` says no.
 async fn read_ahead(
     reader: Reader<'_>,
     lanes: &mut BTreeMap<i16, Lane>,
@@ -238,10 +239,10 @@ async fn read_ahead(
     balance_at: Instant,
     going_on: impl Fn() -> bool,
     batches: mpsc::Sender<Batch>,
-) -> Result<Left, outbox::Error> {
+) -> Result<Option<Left>, outbox::Error> {
     while !lanes.is_empty() && going_on() {
         if Instant::now() >= balance_at {
-            return Ok(Left::More);
+            return Ok(Some(Left::More));
         }
         match read::batch(reader, lanes, turn).await? {
             Found::Batch(batch) => {
@@ -250,11 +251,11 @@ async fn read_ahead(
                 }
             }
             Found::Again => {}
-            Found::Unflushed => return Ok(Left::Unflushed),
-            Found::Nothing => return Ok(Left::Nothing),
+            Found::Unflushed => return Ok(Some(Left::Unflushed)),
+            Found::Nothing => return Ok(Some(Left::Nothing)),
         }
     }
-    Ok(Left::Nothing)
+    Ok(None)
 }
 
 /// Commits a batch and wakes delivery.

@@ -96,9 +96,18 @@ async fn relays_share_a_rate_and_write_nothing_for_it_while_nothing_is_due() -> 
     let row = "SELECT xmin::text FROM aftercommit.rate_limits";
     let before: String = stage.client.query_one(row, &[]).await?.get(0);
     let later = stage.row("grouped", "a", "run_at = now() + interval '1.5 seconds'").await?;
-    tokio::time::sleep(std::time::Duration::from_millis(1_200)).await;
-    let between: String = stage.client.query_one(row, &[]).await?.get(0);
-    assert_eq!(before, between, "several polls went by");
+    let ahead = "SELECT r.xmin::text, j.run_at > now() FROM aftercommit.rate_limits AS r, aftercommit.jobs AS j WHERE job_id = $1";
+    let mut between = None;
+    until("the retry to be due", async || {
+        let seen = stage.client.query_one(ahead, &[&later]).await?;
+        let waits: bool = seen.get(1);
+        if waits {
+            between = Some(seen.get::<_, String>(0));
+        }
+        Ok((!waits).then_some(()))
+    })
+    .await?;
+    assert_eq!(Some(before), between, "several polls went by");
     stage.wait_for(later, "succeeded").await?;
     for relay in relays {
         relay.stop().await?;

@@ -18,6 +18,7 @@ mod mails;
 use anyhow::{Context as _, Result};
 use jobs::Preloaded;
 use tests::databases::{DatabaseServer, Role};
+use tests::measure::{self, median};
 
 /// Rounds; the median of each figure is printed.
 const ROUNDS: usize = 3;
@@ -30,10 +31,7 @@ async fn main() -> Result<()> {
     let number = |name: &str, usual: i64| std::env::var(name).map_or(Ok(usual), |n| n.parse()).context(name.to_owned());
     let (jobs, mails) = (number("BENCH_JOBS", 200_000)?, number("BENCH_MAILS", 20_000)?);
     let server = DatabaseServer::start(
-        DatabaseServer::for_tests()
-            .setting("shared_buffers", "1GB")
-            .setting("max_wal_size", "16GB")
-            .setting("checkpoint_timeout", "1h")
+        measure::server()
             // Each run is too short for it, and a vacuum that falls into one of them would be luck.
             .setting("autovacuum_naptime", "1h"),
     )
@@ -80,9 +78,4 @@ async fn main() -> Result<()> {
         held / ours_2,
     );
     Ok(())
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }

@@ -9,6 +9,7 @@ use anyhow::{Context, Result, ensure};
 use tests::databases::{Database, DatabaseServer, Databases, Kind, Role};
 use tests::mailbox::Mailbox;
 use tests::services::{Service, start_relay, verification_keys};
+use tests::wait::until;
 use tokio_postgres::Client;
 
 use crate::rows::stored;
@@ -49,8 +50,12 @@ pub async fn run(server: &std::sync::Arc<DatabaseServer>, events: i64, workers: 
     let seconds = began.elapsed().as_secs_f64();
     ensure!(relay.process.terminate().await?.success(), "it stops in order");
 
-    // Statistics come late.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    // A session reports its statistics before it ends.
+    until("the relay's sessions to end", async || {
+        let left: i64 = app.query_one(SESSIONS, &[]).await?.get(0);
+        Ok((left == 0).then_some(()))
+    })
+    .await?;
     let temp = temp_bytes(&app).await? - temp_before;
     ensure!(stored(&databases).await? == events, "every event became one job");
     Ok(format!(
@@ -97,6 +102,13 @@ async fn watch(
 /// The age of the relay's oldest open transaction in this database, in seconds.
 const LONGEST: &str = "
     SELECT coalesce(extract(epoch FROM max(clock_timestamp() - xact_start)), 0)::float8
+      FROM pg_stat_activity
+     WHERE datname = current_database()
+       AND usename = 'aftercommit_relay'";
+
+/// The relay's sessions in this database.
+const SESSIONS: &str = "
+    SELECT count(*)
       FROM pg_stat_activity
      WHERE datname = current_database()
        AND usename = 'aftercommit_relay'";

@@ -20,6 +20,7 @@ use std::sync::Arc;
 use anyhow::Result;
 use clap::Parser;
 use tests::databases::{Database, DatabaseServer, Databases, Kind, Role};
+use tests::measure::{self, median};
 
 /// How fast events become jobs, beside a textbook relay and PostgreSQL's own limit
 #[derive(Parser)]
@@ -49,13 +50,7 @@ struct Options {
 #[tokio::main]
 async fn main() -> Result<()> {
     let Options { events, rounds, only, backlog, workers } = Options::parse();
-    let server = DatabaseServer::start(
-        DatabaseServer::for_tests()
-            .setting("shared_buffers", "1GB")
-            .setting("max_wal_size", "16GB")
-            .setting("checkpoint_timeout", "1h"),
-    )
-    .await?;
+    let server = DatabaseServer::start(measure::server()).await?;
     if let Some(events) = backlog {
         println!("{}", backlog::run(&server, events, workers).await?);
         return Ok(());
@@ -102,11 +97,6 @@ async fn main() -> Result<()> {
         held / ours_1,
     );
     Ok(())
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values.get(values.len() / 2).copied().unwrap_or(f64::NAN)
 }
 
 /// Registrations of as many users: four writers at a time, five events a transaction.

@@ -19,6 +19,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Result, ensure};
 use sink::Sink;
 use tests::databases::{DatabaseServer, Databases, Role};
+use tests::measure;
 use tests::services::{start_relay, verification_keys};
 use tests::wait::until;
 use writer::Writer;
@@ -31,14 +32,7 @@ const LOAD_PAUSE: Duration = Duration::from_millis(2);
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let server = DatabaseServer::start(
-        DatabaseServer::for_tests()
-            .setting("shared_buffers", "1GB")
-            .setting("max_wal_size", "16GB")
-            .setting("checkpoint_timeout", "1h")
-            .setting("track_commit_timestamp", "on"),
-    )
-    .await?;
+    let server = DatabaseServer::start(measure::server().setting("track_commit_timestamp", "on")).await?;
     let databases = Databases::on(&server).await?;
     note_commits(&databases).await?;
     let sink = Sink::start().await?;

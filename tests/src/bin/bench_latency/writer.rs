@@ -2,19 +2,13 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use anyhow::{Result, ensure};
-use serde_json::json;
+use anyhow::Result;
 use tests::databases::{Databases, Role};
+use tests::measure::{Person, statements};
 use tokio::sync::{Mutex, Notify};
 use tokio_postgres::{Client, Statement};
-use uuid::Uuid;
-
-#[allow(dead_code, reason = "the product's statements; the bench runs one of them")]
-#[path = "../../../../api/src/store/statements.rs"]
-mod statements;
 
 /// Sessions that write at the same time under load.
 const SESSIONS: usize = 16;
@@ -78,34 +72,11 @@ impl Writer {
 }
 
 async fn register(session: Arc<Mutex<(Client, Statement)>>, bell: Arc<Notify>) -> Result<(String, Instant)> {
-    static NUMBER: AtomicU64 = AtomicU64::new(0);
-    let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-    let (user_id, email, name) = (Uuid::now_v7(), format!("person{number}@example.org"), format!("Person {number}"));
-    let payload = json!({ "user_id": user_id, "email": email, "display_name": name });
+    let person = Person::next();
     let session = session.lock().await;
     let (client, statement) = &*session;
-    client.batch_execute(statements::BEGIN).await?;
-    let rows = client
-        .query(
-            statement,
-            &[
-                &Uuid::now_v7(),
-                &"user",
-                &user_id.to_string(),
-                &"user.registered",
-                &1_i32,
-                &payload,
-                &json!({ "correlation_id": Uuid::now_v7() }),
-                &user_id,
-                &email,
-                &email,
-                &name,
-            ],
-        )
-        .await?;
-    ensure!(rows.len() == 1, "the account is new");
-    client.batch_execute("COMMIT").await?;
+    person.register(client, statement).await?;
     let at = Instant::now();
     bell.notify_one();
-    Ok((email, at))
+    Ok((person.email, at))
 }

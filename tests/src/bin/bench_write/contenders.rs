@@ -1,6 +1,5 @@
 //! Who writes: bare transactions, transactions with their event, and requests. Each returns how many it did in a second.
 
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use anyhow::{Result, ensure};
@@ -13,32 +12,15 @@ use hyper::header::{CONTENT_TYPE, HOST};
 use hyper_util::rt::TokioIo;
 use serde_json::json;
 use tests::databases::{Databases, Role};
+use tests::measure::{Person, statements};
 use tests::services::{Service, start_api, verification_keys};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio_postgres::{Client, Statement};
 use uuid::Uuid;
 
-#[allow(dead_code, reason = "the product's statements; the bench runs one of them")]
-#[path = "../../../../api/src/store/statements.rs"]
-mod statements;
-
 /// How long one contender runs at a time.
 const TURN: Duration = Duration::from_secs(3);
-
-/// A person who has not registered yet.
-struct Person {
-    email: String,
-    name: String,
-}
-
-impl Person {
-    fn next() -> Self {
-        static NUMBER: AtomicU64 = AtomicU64::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        Self { email: format!("person{number}@example.org"), name: format!("Person {number}") }
-    }
-}
 
 /// Clients that speak to PostgreSQL.
 pub struct Transactions(Vec<Session>);
@@ -77,38 +59,8 @@ impl Transactions {
 
     /// The account with its event.
     pub async fn with_event(&self) -> Result<f64> {
-        rate(&self.0, async |session: &Session| {
-            let (user_id, person) = (Uuid::now_v7(), Person::next());
-            let Person { email, name } = &person;
-            let payload = json!({ "user_id": user_id, "email": email, "display_name": name });
-            let metadata = json!({
-                "traceparent": format!("00-{}-00f067aa0ba902b7-01", Uuid::new_v4().simple()),
-                "correlation_id": Uuid::now_v7(),
-            });
-            session.client.batch_execute(statements::BEGIN).await?;
-            let rows = session
-                .client
-                .query(
-                    &session.with_event,
-                    &[
-                        &Uuid::now_v7(),
-                        &"user",
-                        &user_id.to_string(),
-                        &"user.registered",
-                        &1_i32,
-                        &payload,
-                        &metadata,
-                        &user_id,
-                        email,
-                        email,
-                        name,
-                    ],
-                )
-                .await?;
-            ensure!(rows.len() == 1, "the account is new");
-            Ok(session.client.batch_execute("COMMIT").await?)
-        })
-        .await
+        rate(&self.0, async |session: &Session| Person::next().register(&session.client, &session.with_event).await)
+            .await
     }
 }
 

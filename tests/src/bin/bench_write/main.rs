@@ -16,6 +16,7 @@ mod contenders;
 use anyhow::Result;
 use contenders::{Http, Transactions};
 use tests::databases::{DatabaseServer, Databases};
+use tests::measure::{self, median};
 
 /// Rounds; the median of each figure is printed.
 const ROUNDS: usize = 3;
@@ -24,13 +25,7 @@ const CLIENTS: [usize; 3] = [1, 8, 32];
 
 #[tokio::main]
 async fn main() -> Result<()> {
-    let server = DatabaseServer::start(
-        DatabaseServer::for_tests()
-            .setting("shared_buffers", "1GB")
-            .setting("max_wal_size", "16GB")
-            .setting("checkpoint_timeout", "1h"),
-    )
-    .await?;
+    let server = DatabaseServer::start(measure::server()).await?;
     let databases = Databases::on(&server).await?;
     let mut line = "write:".to_owned();
     for clients in CLIENTS {
@@ -58,9 +53,4 @@ async fn main() -> Result<()> {
     }
     println!("{line}");
     Ok(())
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
-    values.sort_by(f64::total_cmp);
-    values[values.len() / 2]
 }
