@@ -27,9 +27,10 @@ ALTER ROLE aftercommit_api SET search_path = aftercommit;
 ALTER ROLE aftercommit_api SET synchronous_commit = 'on';
 ALTER ROLE aftercommit_api SET statement_timeout = '10s';
 ALTER ROLE aftercommit_api SET lock_timeout = '5s';
--- Its statements take arrays, for which a plan of its own looks cheaper each time and costs more than the execution.
+-- A plan of its own for each execution looks cheaper and costs more than the execution.
 ALTER ROLE aftercommit_api SET plan_cache_mode = 'force_generic_plan';
-ALTER ROLE aftercommit_api SET idle_in_transaction_session_timeout = '15s';
+-- Soon, so that what became of a COMMIT whose answer was lost can be told.
+ALTER ROLE aftercommit_api SET idle_in_transaction_session_timeout = '5s';
 
 -- relay: reads the outbox in the application database and nothing else, ever.
 ALTER ROLE aftercommit_relay SET search_path = aftercommit;

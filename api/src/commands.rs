@@ -33,8 +33,8 @@ impl From<DatabaseError> for CommandError {
 enum Permit {
     /// What was asked for may go on, on the connection that was asked, if any was.
     Given(Option<Connection>),
-    /// One subject has none left: how long to wait.
-    Refused(Duration),
+    /// One subject has none left.
+    Refused,
 }
 
 /// Takes one permit of each subject that is limited.
@@ -45,18 +45,16 @@ async fn take(context: &Context, wanted: &[(String, Option<Limit>)]) -> Result<P
         return Ok(Permit::Given(None));
     }
     // A permit whose answer is lost is lost: no harm in asking again.
-    let (connection, wait) = context
+    let (connection, given) = context
         .database
         .ask(|connection| {
             let subjects = subjects.clone();
             Box::pin(async move { limits::take(connection, &subjects).await })
         })
         .await?;
-    Ok(match wait {
-        None => Permit::Given(Some(connection)),
-        Some(wait) => {
-            connection.give_back();
-            Permit::Refused(wait)
-        }
-    })
+    if given {
+        return Ok(Permit::Given(Some(connection)));
+    }
+    connection.give_back();
+    Ok(Permit::Refused)
 }

@@ -8,22 +8,59 @@ use std::ops::{Deref, DerefMut};
 use std::pin::Pin;
 use std::time::{Duration, Instant};
 
+use deadpool::managed::{Manager, Metrics, Object, Pool, PoolError, QueueMode, RecycleError, RecycleResult};
 use shared::database_url::DatabaseUrl;
 use shared::migrate::standing::sqlstate;
-use sqlx::pool::PoolConnection;
-use sqlx::postgres::{PgConnection, PgPool, PgPoolOptions};
-use sqlx::{Executor, Postgres};
+use sqlx::postgres::{PgConnectOptions, PgConnection};
+use sqlx::{Connection as _, Executor};
 
 /// How long a single statement may take. Longer than the role's `lock_timeout`, shorter than its
 /// `statement_timeout`: so the server's own word, which says more, comes first, and only a dead link runs into this.
 const STATEMENT_LIMIT: Duration = Duration::from_secs(7);
 
+/// A connection that was used this lately is taken to be alive.
+const FRESH: Duration = Duration::from_secs(1);
+/// How long one that was not may take to answer.
+const PING_LIMIT: Duration = Duration::from_secs(1);
+/// Connections are closed when they have not been used for this long, and when they are this old.
+const IDLE: Duration = Duration::from_secs(600);
+const AGE: Duration = Duration::from_secs(1800);
+/// Between tries to connect, while the server is starting or going.
+const PAUSE: Duration = Duration::from_millis(100);
+
 /// The pool of connections. Made without connecting, so that `api` starts with its database down.
 #[derive(Clone)]
 pub struct Database {
-    pool: PgPool,
+    pool: Pool<Connector>,
     acquire_timeout: Duration,
     connections: u32,
+}
+
+/// Opens the pool's connections, and looks after them.
+///
+/// sqlx's own pool asks each connection that it takes back whether it is alive: a round trip after each request.
+struct Connector(PgConnectOptions);
+
+impl Manager for Connector {
+    type Type = PgConnection;
+    type Error = sqlx::Error;
+
+    async fn create(&self) -> Result<PgConnection, sqlx::Error> {
+        PgConnection::connect_with(&self.0).await
+    }
+
+    async fn recycle(&self, connection: &mut PgConnection, metrics: &Metrics) -> RecycleResult<sqlx::Error> {
+        if metrics.age() > AGE {
+            return Err(RecycleError::message("it is old"));
+        }
+        if metrics.last_used() < FRESH {
+            return Ok(());
+        }
+        match tokio::time::timeout(PING_LIMIT, connection.ping()).await {
+            Ok(alive) => Ok(alive?),
+            Err(_) => Err(RecycleError::message("it does not answer")),
+        }
+    }
 }
 
 /// What the pool holds.
@@ -40,9 +77,12 @@ pub struct Connections {
 /// Why a statement gave no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum DatabaseError {
-    /// The database is away, busy, full, or just being replaced.
+    /// The database is away, busy, full, or just being replaced. The statement was not carried out.
     #[error("the database is not available ({0})")]
     Unavailable(String),
+    /// The connection was lost, or no answer came in time. The statement may have been carried out.
+    #[error("the database did not answer ({0})")]
+    Lost(String),
     /// The statement can't be right: a fault of this program or of the schema.
     #[error("the statement {statement} failed with SQLSTATE {code}")]
     Broken {
@@ -56,14 +96,39 @@ pub enum DatabaseError {
 impl Database {
     /// Prepares the pool.
     pub fn new(url: &DatabaseUrl, connections: u32, acquire_timeout: Duration) -> Self {
-        let pool = PgPoolOptions::new()
-            .max_connections(connections)
-            .acquire_timeout(acquire_timeout)
-            .idle_timeout(Duration::from_secs(600))
-            // Each use begins with a statement that tells as much, and that is tried on the next connection.
-            .test_before_acquire(false)
-            .connect_lazy_with(url.connect_options("aftercommit api"));
+        let pool = Pool::builder(Connector(url.connect_options("aftercommit api")))
+            .max_size(connections as usize)
+            // What was used last has its plans in the server's caches, and need not be asked whether it is alive.
+            .queue_mode(QueueMode::Lifo)
+            .build()
+            .expect("only time limits, of which it has none, need a runtime");
         Self { pool, acquire_timeout, connections }
+    }
+
+    /// A connection, within the time for acquiring one.
+    pub async fn acquire(&self) -> Result<Connection, DatabaseError> {
+        let began = Instant::now();
+        let acquired = loop {
+            let left = self.acquire_timeout.saturating_sub(began.elapsed());
+            match tokio::time::timeout(left, self.pool.get()).await {
+                Ok(Ok(connection)) => break Ok(Connection(Some(connection))),
+                Ok(Err(PoolError::Backend(error))) => match classify("connect", error) {
+                    DatabaseError::Lost(_) if began.elapsed() + PAUSE < self.acquire_timeout => {}
+                    DatabaseError::Lost(reason) => break Err(DatabaseError::Unavailable(reason)),
+                    error => break Err(error),
+                },
+                Ok(Err(error)) => break Err(DatabaseError::Unavailable(error.to_string())),
+                Err(_) => break Err(DatabaseError::Unavailable("no connection was to be had in time".to_owned())),
+            }
+            tokio::time::sleep(PAUSE).await;
+        };
+        crate::metrics::acquired(began.elapsed());
+        acquired
+    }
+
+    /// How long a connection is waited for.
+    pub fn acquire_timeout(&self) -> Duration {
+        self.acquire_timeout
     }
 
     /// A connection on which `first` has just been executed; see [`Self::ask`].
@@ -73,40 +138,40 @@ impl Database {
     }
 
     /// A connection that has just answered `first`, and the answer. After a restart of the server every idle connection
-    /// is dead, so as many are tried as there can be, within the time for acquiring one. `first` must be harmless when
-    /// its answer is lost.
+    /// is dead, so as many are tried as there can be. `first` must be harmless when its answer is lost.
     pub async fn ask<T>(
         &self,
         first: impl for<'c> Fn(&'c mut PgConnection) -> Answer<'c, T>,
     ) -> Result<(Connection, T), DatabaseError> {
-        let began = Instant::now();
         let attempts = async {
-            let mut last = None;
-            for _ in 0..=self.connections {
-                let acquired = self.pool.acquire().await.map_err(|error| classify("connect", error))?;
-                let mut connection = Connection(Some(acquired));
-                match first(&mut connection).await {
+            let mut tries = 0..self.connections;
+            loop {
+                let mut connection = self.acquire().await?;
+                match answer("connection", first(&mut connection)).await {
                     Ok(answer) => return Ok((connection, answer)),
-                    Err(error) if is_connection_lost(&error) => last = Some(error),
-                    Err(error) => return Err(classify("connection", error)),
+                    Err(DatabaseError::Lost(_)) if tries.next().is_some() => {}
+                    Err(error) => return Err(error),
                 }
             }
-            Err(classify("connection", last.unwrap_or(sqlx::Error::PoolTimedOut)))
         };
-        // A little more than the pool's own limit, whose error says more.
-        let limit = self.acquire_timeout + Duration::from_millis(200);
-        let acquired = tokio::time::timeout(limit, attempts)
+        // A little more than the limit for acquiring, whose error says more.
+        tokio::time::timeout(self.acquire_timeout + 2 * PAUSE, attempts)
             .await
-            .unwrap_or_else(|_| Err(DatabaseError::Unavailable("no connection answered in time".to_owned())));
-        crate::metrics::acquired(began.elapsed());
-        acquired
+            .unwrap_or_else(|_| Err(DatabaseError::Unavailable("no connection answered in time".to_owned())))
+    }
+
+    /// Closes connections that have not been used for long.
+    pub fn close_idle(&self) {
+        self.pool.retain(|_, metrics| metrics.last_used() < IDLE);
     }
 
     /// What the pool holds at the moment.
     pub fn connections(&self) -> Connections {
-        // Few enough for any integer; the two numbers are of two moments.
-        let idle = u32::try_from(self.pool.num_idle()).unwrap_or(u32::MAX);
-        Connections { busy: self.pool.size().saturating_sub(idle), idle, limit: self.connections }
+        let status = self.pool.status();
+        // Few enough for any integer.
+        let idle = u32::try_from(status.available).unwrap_or(u32::MAX);
+        let size = u32::try_from(status.size).unwrap_or(u32::MAX);
+        Connections { busy: size.saturating_sub(idle), idle, limit: self.connections }
     }
 }
 
@@ -118,7 +183,7 @@ pub const ALIVE: &str = "";
 
 /// A connection in use. Unless it is given back it is closed: whoever is interrupted in the middle of a statement or
 /// a transaction leaves it in a state that the next user must not find.
-pub struct Connection(Option<PoolConnection<Postgres>>);
+pub struct Connection(Option<Object<Connector>>);
 
 impl Connection {
     /// Returns the connection to the pool. Nothing may be open on it.
@@ -129,8 +194,8 @@ impl Connection {
 
 impl Drop for Connection {
     fn drop(&mut self) {
-        if let Some(connection) = &mut self.0 {
-            connection.close_on_drop();
+        if let Some(connection) = self.0.take() {
+            drop(Object::take(connection));
         }
     }
 }
@@ -156,7 +221,7 @@ pub async fn answer<T>(
 ) -> Result<T, DatabaseError> {
     match tokio::time::timeout(STATEMENT_LIMIT, query).await {
         Ok(answer) => answer.map_err(|error| classify(statement, error)),
-        Err(_) => Err(DatabaseError::Unavailable(format!("{statement} was not answered in time"))),
+        Err(_) => Err(DatabaseError::Lost(format!("{statement} was not answered in time"))),
     }
 }
 
@@ -164,19 +229,21 @@ pub async fn answer<T>(
 fn classify(statement: &'static str, error: sqlx::Error) -> DatabaseError {
     let Some(code) = sqlstate(&error) else {
         return match error {
-            sqlx::Error::PoolTimedOut => DatabaseError::Unavailable("no connection was free in time".to_owned()),
-            sqlx::Error::Io(error) => DatabaseError::Unavailable(error.kind().to_string()),
-            sqlx::Error::Tls(_) => DatabaseError::Unavailable("TLS failed".to_owned()),
-            sqlx::Error::PoolClosed | sqlx::Error::WorkerCrashed | sqlx::Error::Protocol(_) => {
-                DatabaseError::Unavailable("the connection failed".to_owned())
+            sqlx::Error::Io(error) => DatabaseError::Lost(error.kind().to_string()),
+            sqlx::Error::Tls(_) => DatabaseError::Lost("TLS failed".to_owned()),
+            sqlx::Error::WorkerCrashed | sqlx::Error::Protocol(_) => {
+                DatabaseError::Lost("the connection failed".to_owned())
             }
             _ => DatabaseError::Broken { statement, code: "none".to_owned() },
         };
     };
-    if is_passing(&code) {
-        DatabaseError::Unavailable(format!("SQLSTATE {code}"))
-    } else {
-        DatabaseError::Broken { statement, code }
+    match () {
+        // The session was ended from outside.
+        () if code.starts_with("57P") || code.starts_with("08") || code == "25P03" => {
+            DatabaseError::Lost(format!("SQLSTATE {code}"))
+        }
+        () if is_passing(&code) => DatabaseError::Unavailable(format!("SQLSTATE {code}")),
+        () => DatabaseError::Broken { statement, code },
     }
 }
 
@@ -193,13 +260,6 @@ fn is_passing(code: &str) -> bool {
         _ if code.starts_with("28") || code == "3D000" => true,
         // Connection, resources, operator's intervention, system (disk), serialisation and deadlock.
         _ => ["08", "53", "57P", "58", "40"].iter().any(|class| code.starts_with(class)),
-    }
-}
-
-fn is_connection_lost(error: &sqlx::Error) -> bool {
-    match sqlstate(error) {
-        Some(code) => code.starts_with("57P") || code.starts_with("08") || code == "25P03",
-        None => matches!(error, sqlx::Error::Io(_) | sqlx::Error::Protocol(_) | sqlx::Error::WorkerCrashed),
     }
 }
 

@@ -32,8 +32,11 @@ const WORK: Metric = Metric::counter(
     "aftercommit_units_of_work_total",
     "Ended units of work by outcome: committed, unchanged, failed, unknown (a COMMIT whose fate could not be seen).",
 );
-const COMMIT: Metric =
-    Metric::histogram("aftercommit_commit_duration_seconds", SECONDS, "Time from COMMIT to its answer, in seconds.");
+const COMMIT: Metric = Metric::histogram(
+    "aftercommit_commit_duration_seconds",
+    SECONDS,
+    "Time from COMMIT, or from a statement that is a transaction of its own, to its answer, in seconds.",
+);
 const CONNECTIONS: Metric =
     Metric::gauge("aftercommit_database_connections", "Connections to the application database by state: busy, idle.");
 const CONNECTIONS_LIMIT: Metric =
@@ -123,7 +126,7 @@ pub fn worked(outcome: Worked, events: &[&'static str]) {
     }
 }
 
-/// A COMMIT was answered after this time.
+/// A COMMIT, or a statement that commits, was answered after this time.
 pub fn committed(took: Duration) {
     COMMIT.observe(&[], took.as_secs_f64());
 }

@@ -82,13 +82,15 @@ async fn bind(setting: &str, listen: SocketAddr) -> anyhow::Result<TcpAcceptor> 
     })
 }
 
-/// Removes counters whose time is over, now and then. What is missed is removed the next time.
+/// Removes counters whose time is over, and connections that nobody needs, now and then. What is missed is removed the next
+/// time.
 async fn sweep(database: Database, stop: shutdown::CancellationToken) {
     loop {
         tokio::select! {
             () = tokio::time::sleep(SWEEP) => {}
             () = stop.cancelled() => return,
         }
+        database.close_idle();
         let swept = async {
             let mut connection = database.connection(ALIVE).await?;
             let removed = answer("sweep counters", limits::sweep(&mut connection)).await?;

@@ -1,4 +1,5 @@
-//! One change of one aggregate: begin, lock its row, change it, store it with its events, commit, wake the relay.
+//! One change of one aggregate: begin, lock its row, change it, store it with its events, commit, wake the relay. What is
+//! new has no row to lock: [`add`] stores it and commits, all in one statement.
 //!
 //! This is the only place that begins and ends transactions. A unit of work that is dropped without
 //! [`UnitOfWork::commit`] leaves nothing behind: its connection is closed and the server rolls back.
@@ -6,6 +7,7 @@
 //! A COMMIT whose answer does not come may have happened. Then the truth is looked up on another connection, so that
 //! a client is never told that nothing was done when it was, nor the reverse.
 
+mod add;
 mod resolve;
 mod watched;
 
@@ -24,6 +26,9 @@ use crate::store::users;
 use crate::trace::Trace;
 use crate::wake::Wake;
 use watched::Watched;
+
+pub use crate::store::users::Added;
+pub use add::add;
 
 /// What a unit of work needs, and where the change comes from.
 #[derive(Clone)]
@@ -82,14 +87,6 @@ impl<'a> UnitOfWork<'a> {
     /// Loads the user of an address and locks its row until the end.
     pub async fn user_of(&mut self, email: &EmailAddress) -> Result<Option<User>, DatabaseError> {
         answer("lock user by address", users::lock_by_address(&mut self.connection, email)).await
-    }
-
-    /// Adds a new user with its events; false when its address has an account.
-    pub async fn add(&mut self, user: &User) -> Result<bool, DatabaseError> {
-        let metadata = self.context.trace.within(self.watched.span()).metadata();
-        self.stored = answer("insert user", users::insert(&mut self.connection, user, &metadata)).await?;
-        self.watched.stored(user.recorded());
-        Ok(self.stored.is_some())
     }
 
     /// Stores what happened to a user that was loaded here, with its events.

@@ -10,9 +10,7 @@ CREATE TABLE aftercommit.outbox (
     transaction_id    xid8        NOT NULL DEFAULT pg_current_xact_id(),
     position          bigint      NOT NULL GENERATED ALWAYS AS IDENTITY (CACHE 1),
     -- The unit of order and of parallelism. hash partitioning rests on the same function, so upgrades keep it.
-    lane              smallint    NOT NULL GENERATED ALWAYS AS (
-                          (hashtextextended((aggregate_type || '/' || aggregate_id) COLLATE "C", 0) & 15)::smallint
-                      ) STORED,
+    lane              smallint    NOT NULL,
     aggregate_type    text        NOT NULL,
     aggregate_id      text        NOT NULL,
     event_type        text        NOT NULL,
@@ -26,43 +24,49 @@ CREATE TABLE aftercommit.outbox (
     CONSTRAINT outbox_pkey PRIMARY KEY (event_id)
 );
 
--- One check, by a function that takes the row. PostgreSQL reads and prepares each CHECK anew for every statement that
--- inserts, which costs more than all else of a small insert; a function is prepared once per session, and its errors say
--- which limit was met.
-CREATE FUNCTION aftercommit.outbox_row_is_sound(event aftercommit.outbox)
-RETURNS boolean LANGUAGE plpgsql STABLE PARALLEL SAFE AS $$
+-- Sets the lane and refuses what no relay could take. One trigger, because PostgreSQL reads and plans the expression of
+-- each CHECK and of each generated column anew for every statement that inserts, which costs more than all else of a
+-- small insert; a function is prepared once per session, and its errors say which limit was met.
+--
+-- NULLs pass here; the columns' own NOT NULL refuses them.
+CREATE FUNCTION aftercommit.take_event()
+RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
-    IF octet_length(event.aggregate_type) BETWEEN 1 AND 100
-       AND octet_length(event.aggregate_id) BETWEEN 1 AND 200
-       AND octet_length(event.event_type) BETWEEN 1 AND 100
-       AND (event.aggregate_type || event.aggregate_id || event.event_type) COLLATE "C" !~ '[\x01-\x1f\x7f]'
-       AND event.event_version BETWEEN 1 AND 32767
-       AND pg_column_size(event.payload) <= 262144
-       AND pg_column_size(event.metadata) <= 16384
-       AND jsonb_typeof(event.metadata) = 'object'
-       AND event.occurred_at BETWEEN '2000-01-01 00:00:00+00' AND '9999-01-01 00:00:00+00'
+    NEW.lane := (hashtextextended((NEW.aggregate_type || '/' || NEW.aggregate_id) COLLATE "C", 0) & 15)::smallint;
+    IF (octet_length(NEW.aggregate_type) BETWEEN 1 AND 100
+        AND octet_length(NEW.aggregate_id) BETWEEN 1 AND 200
+        AND octet_length(NEW.event_type) BETWEEN 1 AND 100
+        AND (NEW.aggregate_type || NEW.aggregate_id || NEW.event_type) COLLATE "C" !~ '[\x01-\x1f\x7f]'
+        AND NEW.event_version BETWEEN 1 AND 32767
+        AND pg_column_size(NEW.payload) <= 262144
+        AND pg_column_size(NEW.metadata) <= 16384
+        AND jsonb_typeof(NEW.metadata) = 'object'
+        AND NEW.occurred_at BETWEEN '2000-01-01 00:00:00+00' AND '9999-01-01 00:00:00+00') IS NOT FALSE
     THEN
-        RETURN true;
+        RETURN NEW;
     END IF;
     RAISE check_violation USING
         SCHEMA = 'aftercommit', TABLE = 'outbox', CONSTRAINT = 'outbox_row',
         MESSAGE = CASE
-            WHEN octet_length(event.aggregate_type) NOT BETWEEN 1 AND 100 THEN 'aggregate_type must have 1 to 100 bytes'
-            WHEN octet_length(event.aggregate_id) NOT BETWEEN 1 AND 200 THEN 'aggregate_id must have 1 to 200 bytes'
-            WHEN octet_length(event.event_type) NOT BETWEEN 1 AND 100 THEN 'event_type must have 1 to 100 bytes'
-            WHEN (event.aggregate_type || event.aggregate_id || event.event_type) COLLATE "C" ~ '[\x01-\x1f\x7f]'
+            WHEN octet_length(NEW.aggregate_type) NOT BETWEEN 1 AND 100 THEN 'aggregate_type must have 1 to 100 bytes'
+            WHEN octet_length(NEW.aggregate_id) NOT BETWEEN 1 AND 200 THEN 'aggregate_id must have 1 to 200 bytes'
+            WHEN octet_length(NEW.event_type) NOT BETWEEN 1 AND 100 THEN 'event_type must have 1 to 100 bytes'
+            WHEN (NEW.aggregate_type || NEW.aggregate_id || NEW.event_type) COLLATE "C" ~ '[\x01-\x1f\x7f]'
                 THEN 'aggregate_type, aggregate_id and event_type must have no control characters'
-            WHEN event.event_version NOT BETWEEN 1 AND 32767 THEN 'event_version must be from 1 to 32767'
-            WHEN pg_column_size(event.payload) > 262144 THEN 'payload must have 256 KiB at most'
-            WHEN pg_column_size(event.metadata) > 16384 THEN 'metadata must have 16 KiB at most'
-            WHEN jsonb_typeof(event.metadata) <> 'object' THEN 'metadata must be an object'
+            WHEN NEW.event_version NOT BETWEEN 1 AND 32767 THEN 'event_version must be from 1 to 32767'
+            WHEN pg_column_size(NEW.payload) > 262144 THEN 'payload must have 256 KiB at most'
+            WHEN pg_column_size(NEW.metadata) > 16384 THEN 'metadata must have 16 KiB at most'
+            WHEN jsonb_typeof(NEW.metadata) <> 'object' THEN 'metadata must be an object'
             ELSE 'occurred_at must be from 2000-01-01 to 9999-01-01'
         END;
 END
 $$;
 
-ALTER TABLE aftercommit.outbox
-    ADD CONSTRAINT outbox_row CHECK (aftercommit.outbox_row_is_sound(outbox));
+CREATE TRIGGER take_event BEFORE INSERT OR UPDATE ON aftercommit.outbox
+    FOR EACH ROW EXECUTE FUNCTION aftercommit.take_event();
+
+-- Also for rows that replication brings, and where session_replication_role is set.
+ALTER TABLE aftercommit.outbox ENABLE ALWAYS TRIGGER take_event;
 
 -- The window's index, and the only one beside the primary key.
 CREATE INDEX outbox_window ON aftercommit.outbox (lane, transaction_id, position);

@@ -43,7 +43,17 @@ impl Person {
         Self { email: format!("person{number}@example.org"), name: format!("Person {number}") }
     }
 
-    /// Registers, by the transaction that `api` makes; `statement` is its [`statements::INSERT_USER`].
+    /// Registers without the event.
+    ///
+    /// `statement` is [`statements::INSERT_USER_ALONE`].
+    pub async fn register_alone(&self, client: &Client, statement: &Statement) -> Result<()> {
+        let Self { email, name } = self;
+        let rows = client.query(statement, &[&Uuid::now_v7(), email, email, name]).await?;
+        ensure!(rows.len() == 1, "the account is new");
+        Ok(())
+    }
+
+    /// Registers, by the statement that `api` makes: its [`statements::INSERT_USER`].
     pub async fn register(&self, client: &Client, statement: &Statement) -> Result<()> {
         let Self { email, name } = self;
         let user_id = Uuid::now_v7();
@@ -52,7 +62,6 @@ impl Person {
             "traceparent": format!("00-{}-00f067aa0ba902b7-01", Uuid::new_v4().simple()),
             "correlation_id": Uuid::now_v7(),
         });
-        client.batch_execute(statements::BEGIN).await?;
         let rows = client
             .query(
                 statement,
@@ -72,6 +81,6 @@ impl Person {
             )
             .await?;
         ensure!(rows.len() == 1, "the account is new");
-        Ok(client.batch_execute("COMMIT").await?)
+        Ok(())
     }
 }

@@ -60,3 +60,30 @@ async fn every_limit_is_kept_and_named() -> Result<()> {
     }
     Ok(())
 }
+
+/// What sets the lane and keeps the limits is not to be got round, not even by the owner or as replication does.
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_gets_round_them() -> Result<()> {
+    let databases = Databases::new().await?;
+    let superuser = databases.app.connect(Role::Superuser).await?;
+    superuser.batch_execute("SET session_replication_role = replica").await?;
+    let insert = |aggregate_id: &str, lane: &str| {
+        format!(
+            "INSERT INTO aftercommit.outbox (event_id, lane, aggregate_type, aggregate_id, event_type, payload)
+             VALUES (gen_random_uuid(), {lane}, 'user', {aggregate_id}, 'user.registered', '{{}}')"
+        )
+    };
+    let code = async |sql: &str| superuser.batch_execute(sql).await.err().and_then(|error| error.code().cloned());
+    ensure!(code(&insert("''", "3")).await == Some(SqlState::CHECK_VIOLATION));
+    ensure!(code(&insert("NULL", "3")).await == Some(SqlState::NOT_NULL_VIOLATION));
+    for lane in ["DEFAULT", "3", "99"] {
+        superuser.batch_execute(&insert("'1'", lane)).await?;
+    }
+    ensure!(code("UPDATE aftercommit.outbox SET event_type = ''").await == Some(SqlState::CHECK_VIOLATION));
+    superuser.batch_execute("UPDATE aftercommit.outbox SET lane = 99 WHERE lane <> 99").await?;
+    let lanes =
+        "SELECT array_agg(DISTINCT lane), (hashtextextended('user/1', 0) & 15)::smallint FROM aftercommit.outbox";
+    let row = superuser.query_one(lanes, &[]).await?;
+    ensure!(row.get::<_, Vec<i16>>(0) == [row.get::<_, i16>(1)], "every row is in its aggregate's lane");
+    Ok(())
+}

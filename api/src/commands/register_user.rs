@@ -7,7 +7,8 @@ use uuid::Uuid;
 use super::{CommandError, Permit, take};
 use crate::config::{Limits, RegistrationReply};
 use crate::domain::user::User;
-use crate::unit_of_work::{Context, UnitOfWork};
+use crate::store::limits::Subject;
+use crate::unit_of_work::{Added, Context, UnitOfWork, add};
 
 /// What became of a registration.
 #[derive(Debug)]
@@ -31,23 +32,19 @@ pub async fn register_user(
     email: EmailAddress,
     display_name: DisplayName,
 ) -> Result<Registered, CommandError> {
-    let per_network = [(format!("registration network {network}"), limits.registration_per_network)];
-    let connection = match take(context, &per_network).await? {
-        Permit::Given(connection) => connection,
-        Permit::Refused(wait) => return Err(CommandError::TooOften(wait)),
-    };
     let user = User::register(Uuid::now_v7(), email, display_name);
-    let mut work = UnitOfWork::begin_on(context, connection).await?;
-    if work.add(&user).await? {
-        work.commit().await?;
-        return Ok(Registered::New(user));
+    let per_network =
+        limits.registration_per_network.map(|limit| Subject { name: format!("registration network {network}"), limit });
+    match add(context, &user, per_network.as_ref()).await? {
+        Added::Stored => Ok(Registered::New(user)),
+        Added::Refused(wait) => Err(CommandError::TooOften(wait)),
+        Added::Known => {
+            if reply == RegistrationReply::Neutral {
+                tell_owner(context, limits, user.email()).await?;
+            }
+            Ok(Registered::Known)
+        }
     }
-    // Nothing was stored: this ends the transaction.
-    work.commit().await?;
-    if reply == RegistrationReply::Neutral {
-        tell_owner(context, limits, user.email()).await?;
-    }
-    Ok(Registered::Known)
 }
 
 async fn tell_owner(context: &Context, limits: &Limits, email: &EmailAddress) -> Result<(), CommandError> {

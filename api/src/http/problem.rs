@@ -142,7 +142,9 @@ impl From<CommandError> for Refusal {
         match error {
             CommandError::TooOften(wait) => Self::too_often(wait),
             CommandError::Work(WorkError::Unknown) => Self::unknown(),
-            CommandError::Work(WorkError::NotDone(DatabaseError::Unavailable(reason))) => {
+            CommandError::Work(WorkError::NotDone(
+                DatabaseError::Unavailable(reason) | DatabaseError::Lost(reason),
+            )) => {
                 tracing::warn!(reason, "a request was refused: the database is not available");
                 Self::unavailable()
             }

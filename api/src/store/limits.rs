@@ -8,7 +8,11 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use sha2::{Digest, Sha256};
-use sqlx::{PgConnection, Row};
+use sqlx::postgres::PgArguments;
+use sqlx::query::Query;
+use sqlx::{PgConnection, Postgres, Row};
+
+use super::statements::TAKE_PERMIT;
 
 /// So many in such a time.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,17 +31,6 @@ pub struct Subject {
     pub limit: Limit,
 }
 
-/// Purpose: takes one permit of a subject ($1), which costs $2 seconds of an allowance of $3 seconds. No row comes back when
-/// none is left. A crash may forget it, so its commit waits for no disk.
-const TAKE: &str = "
-INSERT INTO aftercommit.request_limits AS r (subject, full_at)
-SELECT $1, now() + make_interval(secs => $2)
- WHERE set_config('synchronous_commit', 'off', true) IS NOT NULL
-ON CONFLICT (subject) DO UPDATE
-   SET full_at = greatest(r.full_at, now()) + make_interval(secs => $2)
- WHERE greatest(r.full_at, now()) + make_interval(secs => $2) <= now() + make_interval(secs => $3)
-RETURNING true";
-
 /// Purpose: how many seconds to wait until a permit of a subject can be taken; at least one.
 const WAIT: &str = "
 SELECT greatest(max(extract(epoch FROM full_at - now()))::float8 + $2 - $3, 1)
@@ -53,20 +46,30 @@ DELETE FROM aftercommit.request_limits
                           LIMIT 1000
                             FOR UPDATE SKIP LOCKED))";
 
-/// Takes one permit of each subject, one after the other. `Some` is how long to wait when one of them has none left; what
-/// was taken before that stays taken: asking too much is not free.
-pub async fn take(connection: &mut PgConnection, subjects: &[Subject]) -> Result<Option<Duration>, sqlx::Error> {
-    for Subject { name, limit } in subjects {
-        let subject = Sha256::digest(name);
-        let allowance = limit.per.as_secs_f64();
-        let cost = allowance / f64::from(limit.count);
-        let about = |statement| sqlx::query(statement).bind(subject.as_slice()).bind(cost).bind(allowance);
-        if about(TAKE).fetch_optional(&mut *connection).await?.is_none() {
-            let wait: f64 = about(WAIT).fetch_one(&mut *connection).await?.try_get(0)?;
-            return Ok(Some(Duration::from_secs_f64(wait)));
+impl Subject {
+    /// The parameters of a permit: who, what it costs of the allowance, and the allowance, in seconds.
+    pub(super) fn bind<'q>(&self, query: Query<'q, Postgres, PgArguments>) -> Query<'q, Postgres, PgArguments> {
+        let allowance = self.limit.per.as_secs_f64();
+        let cost = allowance / f64::from(self.limit.count);
+        query.bind(Sha256::digest(&self.name).to_vec()).bind(cost).bind(allowance)
+    }
+}
+
+/// Takes one permit of each subject, one after the other; false when one of them has none left. What was taken before that
+/// stays taken: asking too much is not free.
+pub async fn take(connection: &mut PgConnection, subjects: &[Subject]) -> Result<bool, sqlx::Error> {
+    for subject in subjects {
+        if subject.bind(sqlx::query(TAKE_PERMIT)).fetch_optional(&mut *connection).await?.is_none() {
+            return Ok(false);
         }
     }
-    Ok(None)
+    Ok(true)
+}
+
+/// How long to wait for the next permit of a subject that has none left.
+pub async fn wait(connection: &mut PgConnection, subject: &Subject) -> Result<Duration, sqlx::Error> {
+    let wait: f64 = subject.bind(sqlx::query(WAIT)).fetch_one(connection).await?.try_get(0)?;
+    Ok(Duration::from_secs_f64(wait))
 }
 
 /// Removes some rows that mean nothing any more, and says how many.

@@ -8,48 +8,90 @@
 /// Purpose: opens the transaction.
 pub const BEGIN: &str = "BEGIN";
 
-/// A statement that makes a change and stores its event: `$1` to `$7` are the event's columns. The change must return one
-/// row when it happened. Answers the transaction's id, which tells the fate of a COMMIT without answer.
-///
-/// It also sees to two things for the transaction's end, which would cost more as statements of their own: what is
-/// answered must be on disk, whatever the server's default; and a transaction whose client was lost ends soon, so that the
-/// fate of its COMMIT can be told.
-macro_rules! with_event {
-    ($($change:tt)+) => {
-        concat!(
-            "WITH changed AS (",
-            $($change)+,
-            ") INSERT INTO aftercommit.outbox (event_id, aggregate_type, aggregate_id, event_type, event_version, payload, metadata)
-               SELECT $1, $2, $3, $4, $5, $6, $7
-                 FROM changed
-                WHERE set_config('synchronous_commit', 'on', true) IS NOT NULL
-                  AND set_config('idle_in_transaction_session_timeout', '5s', true) IS NOT NULL
-               RETURNING pg_current_xact_id()::text"
-        )
+/// Stores an event for the row that a change before it, `changed`, has returned: `$1` to `$7` are the event's columns.
+/// Answers the transaction's id, which tells the fate of a COMMIT without answer. What is answered must be on disk,
+/// whatever the server's default.
+macro_rules! insert_event {
+    () => {
+        "INSERT INTO aftercommit.outbox (event_id, aggregate_type, aggregate_id, event_type, event_version, payload, metadata)
+         SELECT $1, $2, $3, $4, $5, $6, $7
+           FROM changed
+          WHERE set_config('synchronous_commit', 'on', true) IS NOT NULL
+         RETURNING pg_current_xact_id()::text"
     };
 }
 
-/// The user's row, from these parameters.
+/// A statement that makes a change and stores its event. The change must return one row when it happened.
+macro_rules! with_event {
+    ($($change:tt)+) => {
+        concat!("WITH changed AS (", $($change)+, ") ", insert_event!())
+    };
+}
+
+/// The user's row, from this source.
 macro_rules! insert_user {
-    ($parameters:literal) => {
+    ($source:literal) => {
         concat!(
-            "INSERT INTO aftercommit.users (user_id, email, email_key, display_name)
-             VALUES (",
-            $parameters,
-            ")
-             ON CONFLICT (email_key) DO NOTHING
+            "INSERT INTO aftercommit.users (user_id, email, email_key, display_name) ",
+            $source,
+            " ON CONFLICT (email_key) DO NOTHING
              RETURNING user_id"
         )
     };
 }
 
+/// Takes one permit of a subject, which costs so many seconds of an allowance of so many. No row comes back when none is
+/// left.
+macro_rules! take_permit {
+    ($subject:literal, $cost:literal, $allowance:literal, $condition:literal) => {
+        concat!(
+            "INSERT INTO aftercommit.request_limits AS r (subject, full_at)
+             SELECT ",
+            $subject,
+            ", now() + make_interval(secs => ",
+            $cost,
+            ") ",
+            $condition,
+            "
+             ON CONFLICT (subject) DO UPDATE
+                SET full_at = greatest(r.full_at, now()) + make_interval(secs => ",
+            $cost,
+            ")
+              WHERE greatest(r.full_at, now()) + make_interval(secs => ",
+            $cost,
+            ")
+                 <= now() + make_interval(secs => ",
+            $allowance,
+            ")
+             RETURNING true"
+        )
+    };
+}
+
+/// Purpose: takes one permit of a subject ($1), which costs $2 seconds of an allowance of $3 seconds. A crash may forget it,
+/// so its commit waits for no disk.
+pub const TAKE_PERMIT: &str =
+    take_permit!("$1", "$2", "$3", "WHERE set_config('synchronous_commit', 'off', true) IS NOT NULL");
+
 /// Purpose: opens an account with its event. No row comes back when the address has one already; that is no error,
 /// because the server would log an error together with the address.
-pub const INSERT_USER: &str = with_event!(insert_user!("$8, $9, $10, $11"));
+pub const INSERT_USER: &str = with_event!(insert_user!("VALUES ($8, $9, $10, $11)"));
 
-/// The same without the event: what the outbox is measured against, and nothing else.
+/// Purpose: the same if a permit can be taken, `$12` to `$14` as [`TAKE_PERMIT`] has them. Answers whether it was, and whether
+/// the account was opened.
+pub const INSERT_USER_IF_PERMITTED: &str = concat!(
+    "WITH permit AS (",
+    take_permit!("$12", "$13", "$14", ""),
+    "), changed AS (",
+    insert_user!("SELECT $8, $9, $10, $11 FROM permit"),
+    "), stored AS (",
+    insert_event!(),
+    ") SELECT EXISTS (SELECT FROM permit), EXISTS (SELECT FROM stored)"
+);
+
+/// The account without its event: what the outbox is measured against, and nothing else.
 #[allow(dead_code, reason = "for `cargo bench-write`")]
-pub const INSERT_USER_ALONE: &str = insert_user!("$1, $2, $3, $4");
+pub const INSERT_USER_ALONE: &str = insert_user!("VALUES ($1, $2, $3, $4)");
 
 /// Purpose: marks the address as verified, with the event that tells so.
 pub const UPDATE_VERIFIED: &str = with_event!(

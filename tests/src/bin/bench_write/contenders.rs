@@ -1,4 +1,5 @@
-//! Who writes: bare transactions, transactions with their event, and requests. Each returns how many it did in a second.
+//! Who writes: transactions and single statements, with and without their event, and requests. Each returns how many it did
+//! in a second.
 
 use std::time::{Duration, Instant};
 
@@ -17,10 +18,9 @@ use tests::services::{Service, start_api, verification_keys};
 use tokio::net::TcpStream;
 use tokio::sync::Mutex;
 use tokio_postgres::{Client, Statement};
-use uuid::Uuid;
 
 /// How long one contender runs at a time.
-const TURN: Duration = Duration::from_secs(3);
+const TURN: Duration = Duration::from_secs(2);
 
 /// Clients that speak to PostgreSQL.
 pub struct Transactions(Vec<Session>);
@@ -28,7 +28,7 @@ pub struct Transactions(Vec<Session>);
 struct Session {
     client: Client,
     bare: Statement,
-    with_event: Statement,
+    with: Statement,
 }
 
 impl Transactions {
@@ -38,30 +38,40 @@ impl Transactions {
         for _ in 0..clients {
             let client = databases.app.connect(Role::Api).await?;
             let bare = client.prepare(statements::INSERT_USER_ALONE).await?;
-            let with_event = client.prepare(statements::INSERT_USER).await?;
-            sessions.push(Session { client, bare, with_event });
+            let with = client.prepare(statements::INSERT_USER).await?;
+            sessions.push(Session { client, bare, with });
         }
         Ok(Self(sessions))
     }
 
-    /// The account alone.
-    pub async fn bare(&self) -> Result<f64> {
-        rate(&self.0, async |session: &Session| {
-            let (user_id, person) = (Uuid::now_v7(), Person::next());
-            session.client.batch_execute(statements::BEGIN).await?;
-            let Person { email, name } = &person;
-            let rows = session.client.query(&session.bare, &[&user_id, email, email, name]).await?;
-            ensure!(rows.len() == 1, "the account is new");
-            Ok(session.client.batch_execute("COMMIT").await?)
+    /// One turn of a contender.
+    pub async fn rate(&self, contender: Contender) -> Result<f64> {
+        let Contender { with_event, in_transaction } = contender;
+        rate(&self.0, async |Session { client, bare, with }: &Session| {
+            let person = Person::next();
+            if in_transaction {
+                client.batch_execute(statements::BEGIN).await?;
+            }
+            match with_event {
+                false => person.register_alone(client, bare).await?,
+                true => person.register(client, with).await?,
+            }
+            if in_transaction {
+                client.batch_execute("COMMIT").await?;
+            }
+            Ok(())
         })
         .await
     }
+}
 
-    /// The account with its event.
-    pub async fn with_event(&self) -> Result<f64> {
-        rate(&self.0, async |session: &Session| Person::next().register(&session.client, &session.with_event).await)
-            .await
-    }
+/// What is written, and how.
+#[derive(Clone, Copy)]
+pub struct Contender {
+    /// The account with its event, not alone.
+    pub with_event: bool,
+    /// Between BEGIN and COMMIT, as a unit of work does; else the statement is its own transaction.
+    pub in_transaction: bool,
 }
 
 /// Clients that speak HTTP, and the api that they speak to.
