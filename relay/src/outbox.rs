@@ -17,6 +17,7 @@ pub mod backlog;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use serde_json::value::RawValue;
 use shared::envelope::{Envelope, Head};
 use time::OffsetDateTime;
@@ -122,6 +123,12 @@ impl Reading<'_> {
     /// Whatever PostgreSQL says.
     pub async fn end(self) -> Result<(), Error> {
         Ok(within(PATIENCE, self.client.batch_execute("COMMIT")).await?)
+    }
+
+    /// Ends the transaction without waiting for the answer, which nothing depends on: all of it was read. Were the connection
+    /// broken, the next statement says so.
+    pub fn end_soon(self) {
+        let _ = self.client.batch_execute("COMMIT").now_or_never();
     }
 }
 

@@ -3,7 +3,7 @@
 
 use anyhow::{Result, ensure};
 use relay::outbox::evidence::WITNESS;
-use relay::outbox::look::LOOK;
+use relay::outbox::look::{LOOK, LOOK_PLAIN};
 use relay::outbox::plan::{PLAN, PLAN_SINGLE};
 use relay::outbox::rows::{READ, READ_SINGLE, READ_WHOLE};
 use tests::databases::{Databases, Role};
@@ -72,7 +72,7 @@ async fn fill(owner: &Client, rows: i64) -> Result<()> {
     Ok(())
 }
 
-async fn pinned(owner: &Client) -> Result<[Pinned; 7]> {
+async fn pinned(owner: &Client) -> Result<[Pinned; 8]> {
     let now: String = owner.query_one("SELECT pg_current_snapshot()::text", &[]).await?.get(0);
     let xmax: String = owner.query_one("SELECT pg_snapshot_xmax(pg_current_snapshot())::text", &[]).await?.get(0);
     let window = |low: &str| format!("3::smallint, '{low}'::xid8, '{xmax}'::xid8, '{now}', '{{}}'");
@@ -105,14 +105,16 @@ async fn pinned(owner: &Client) -> Result<[Pinned; 7]> {
         values: [stretches(&xmax), stretches("1")],
         sorts,
     };
+    let look = |name, sql| Pinned {
+        name,
+        sql,
+        types: "smallint[], pg_snapshot[], uuid[], xid8[], bigint[], uuid[], xid8[], bigint[], bigint",
+        values: [lanes(&now), lanes("1:1:")],
+        sorts: false,
+    };
     Ok([
-        Pinned {
-            name: "look",
-            sql: LOOK,
-            types: "smallint[], pg_snapshot[], uuid[], xid8[], bigint[], uuid[], xid8[], bigint[], bigint",
-            values: [lanes(&now), lanes("1:1:")],
-            sorts: false,
-        },
+        look("look", LOOK),
+        look("look_plain", LOOK_PLAIN),
         read("read", READ, true),
         read("read_whole", READ_WHOLE, false),
         read("read_single", READ_SINGLE, true),

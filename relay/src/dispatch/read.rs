@@ -207,10 +207,8 @@ pub async fn batch(
             Taken::Nothing => {}
         }
     }
-    // The handlers run while the answer to COMMIT is on its way.
-    let handling = async { handle(reader, &taken, &mut batch) };
-    let (ended, ()) = tokio::join!(reading.end(), handling);
-    ended?;
+    reading.end_soon();
+    handle(reader, &taken, &mut batch);
     batch.took = began.elapsed();
     Ok(match batch.cursors.is_empty() {
         false => Found::Batch(batch),
