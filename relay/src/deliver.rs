@@ -138,7 +138,7 @@ impl Default for Settings {
         Self {
             batch: 1_000,
             lease: Duration::from_secs(30),
-            poll: Duration::from_secs(2),
+            poll: Duration::from_secs(5),
             grace: Duration::from_secs(10),
         }
     }

@@ -77,6 +77,15 @@ pub struct Jobs {
     pub pauses: Vec<Pause>,
 }
 
+impl Status {
+    /// Whether both databases answered, and nothing waits in either.
+    pub fn is_at_rest(&self) -> bool {
+        let backlog = self.application.as_ref().ok().and_then(Application::backlog);
+        let due = self.jobs.as_ref().is_ok_and(|jobs| jobs.jobs.due.values().all(|due| due.count == Count::ZERO));
+        backlog == Some(Count::ZERO) && due
+    }
+}
+
 impl Application {
     /// Events that wait in all lanes.
     pub fn backlog(&self) -> Option<Count> {

@@ -44,6 +44,9 @@ pub(super) struct Engine<'a> {
     alone: Alone,
     observer: Observer,
     next_look: Instant,
+    /// Until then, claims may turn up whose answer was lost with a connection.
+    strays_until: Instant,
+    next_unknown: Instant,
     renewed: Option<Boot>,
     unknown_kinds: Vec<String>,
     closing: Closing,
@@ -77,6 +80,8 @@ impl<'a> Engine<'a> {
             alone: Alone::default(),
             observer: Observer::new(settings.lease),
             next_look: now,
+            strays_until: now,
+            next_unknown: now,
             renewed: None,
             unknown_kinds: Vec::new(),
             closing: Closing::No,

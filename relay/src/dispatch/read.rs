@@ -113,7 +113,7 @@ pub enum Found {
     Nothing,
 }
 
-/// Whether anything waits in the lanes, in two light statements.
+/// Whether anything waits in the lanes, in one light statement.
 ///
 /// # Errors
 /// As [`outbox::glance`].

@@ -19,8 +19,9 @@ use crate::operate::pauses::Pause;
 use crate::postgres::{self, within};
 use crate::{outbox, schema};
 
-/// How often a worker asks who shares the lanes. It is also what keeps its session alive.
-const BALANCE: Duration = Duration::from_secs(1);
+/// How often a worker asks who shares the lanes, and so how soon the lanes of one that died are taken. It is also what keeps
+/// its session alive.
+const BALANCE: Duration = Duration::from_millis(2_500);
 /// The poll while notifications are heard, and while they are not.
 const POLL: Duration = Duration::from_secs(5);
 const POLL_DEAF: Duration = Duration::from_secs(1);

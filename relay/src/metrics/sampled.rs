@@ -1,4 +1,5 @@
-//! What the databases tell of the whole system, asked every few seconds: the gauges, and the points of the history.
+//! What the databases tell of the whole system, asked every few seconds, at rest once a minute: the gauges, and the points of
+//! the history.
 //!
 //! The questions are those of `relay status`: answered from indexes and bounded, on two connections of their own, so
 //! that a scrape is answered from memory and costs the databases nothing. When answers take long, it is asked less often.
@@ -22,6 +23,8 @@ use crate::status::{self, Application, Jobs, Status};
 
 /// An answer that takes longer is none, and the connections are made anew.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How often it is asked while nothing happens: this process did nothing, and nothing waited.
+const AT_REST: Duration = Duration::from_secs(60);
 /// At most one part in so many of the time is spent on asking.
 const SHARE: u32 = 20;
 
@@ -48,9 +51,12 @@ impl Sampler {
         let mut connections = Connections::default();
         let mut status: Option<Status> = None;
         let mut ask_at = Instant::now();
+        let mut done = Totals::now();
         loop {
             let began = Instant::now();
-            if began >= ask_at {
+            let at_rest = done == Totals::now() && status.as_ref().is_some_and(Status::is_at_rest);
+            if began >= ask_at + if at_rest { AT_REST - STEP } else { Duration::ZERO } {
+                done = Totals::now();
                 let asking = tokio::time::timeout(PATIENCE, self.ask(&mut connections));
                 let asked = tokio::select! {
                     asked = asking => asked.ok(),

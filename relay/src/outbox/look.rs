@@ -3,13 +3,14 @@
 
 use std::time::Duration;
 
+use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{PgLsn, Type};
 use tokio_postgres::{Client, Row, SimpleQueryMessage};
 
 use super::evidence::Witnesses;
 use super::window::Snapshot;
 use super::{Error, Identity, PATIENCE, Reading, SLICE_ROWS, Server, Witness};
-use crate::postgres::within;
+use crate::postgres::{self, within};
 
 /// What to look for in one lane.
 #[derive(Clone, Debug)]
@@ -171,15 +172,22 @@ pub async fn look<'a>(client: &'a Client, questions: &[Question<'_>]) -> Result<
     Ok((Reading { client }, look?))
 }
 
-/// Looks outside of a transaction: the idle poll, in two light statements.
+/// Looks outside of a transaction: the idle poll, in one light statement. Only good for whether to [`look`]: a standby refuses
+/// it, but one that is promoted just then may have answered with the snapshot of a standby.
 ///
 /// # Errors
 /// As [`look`].
 pub async fn glance(client: &Client, questions: &[Question<'_>]) -> Result<Look, Error> {
-    let standby = async { standby_check(&client.simple_query("SHOW in_hot_standby").await?) };
-    let (standby, look) = within(PATIENCE, async { Ok(tokio::join!(standby, ask(client, questions))) }).await?;
-    standby?;
-    look
+    let glanced = within(PATIENCE, async { Ok(ask(client, questions).await) }).await?;
+    glanced.map_err(|error| match &error {
+        // The ends of the WAL can't be asked for during recovery.
+        Error::Postgres(postgres::Error::Postgres(e))
+            if e.code() == Some(&SqlState::OBJECT_NOT_IN_PREREQUISITE_STATE) =>
+        {
+            Error::Standby
+        }
+        _ => error,
+    })
 }
 
 async fn begin(client: &Client) -> Result<(), Error> {

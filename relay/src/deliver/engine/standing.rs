@@ -2,7 +2,7 @@
 //! went away.
 
 use std::collections::HashSet;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
@@ -16,6 +16,11 @@ use crate::jobs::settle::Settlement;
 use crate::metrics::record;
 use crate::postgres::Error;
 
+/// How long after a connection was lost a claim that was on its way may still be carried out: longer than any statement.
+const STRAYS: Duration = Duration::from_secs(120);
+/// How often to look for kinds that nobody here knows.
+const UNKNOWN: Duration = Duration::from_secs(30);
+
 impl Engine<'_> {
     /// Begins on a new connection: says who it is, learns whether its claims are still its own, and finds claims whose
     /// answer was lost.
@@ -26,6 +31,7 @@ impl Engine<'_> {
             self.renew(session).await?;
         }
         self.next_look = Instant::now();
+        self.strays_until = self.next_look + STRAYS;
         self.wake();
         Ok(())
     }
@@ -70,8 +76,20 @@ impl Engine<'_> {
                 self.lines.iter_mut().for_each(|line| line.lower(sent));
             }
         }
-        self.hand_back_strays(session).await?;
+        if sent <= self.strays_until {
+            self.hand_back_strays(session).await?;
+        }
+        if self.next_unknown <= sent {
+            self.next_unknown = sent + UNKNOWN;
+            self.tell_unknown_kinds(session).await?;
+        }
+        for line in 0..self.lines.len() {
+            self.look_ahead(session, line).await?;
+        }
+        Ok(())
+    }
 
+    async fn tell_unknown_kinds(&mut self, session: &Session) -> Result<(), Error> {
         let known: Vec<_> = self.lines.iter().map(|line| line.kind.name()).collect();
         let unknown = claim::unknown_kinds(session, &known).await?;
         if unknown != self.unknown_kinds && !unknown.is_empty() {
@@ -79,9 +97,6 @@ impl Engine<'_> {
             tracing::warn!(kinds, "jobs of kinds that this relay does not know are left to others");
         }
         self.unknown_kinds = unknown;
-        for line in 0..self.lines.len() {
-            self.look_ahead(session, line).await?;
-        }
         Ok(())
     }
 
