@@ -79,7 +79,7 @@ const BEGIN: &str = "
            set_config('row_security', 'off', true)";
 
 /// Where the database stands, and per lane what holds and what is new.
-macro_rules! look {
+macro_rules! look_statement {
     ($next_witness_holds:literal, $ended_since:literal, $any:literal) => {
         concat!(
             "
@@ -138,7 +138,7 @@ macro_rules! look {
 
 /// `look`: the identity of the database, the snapshot, the ends of the WAL, whether logical replication fills the outbox,
 /// and per lane what holds and what is new.
-pub const LOOK: &str = look!(
+pub const LOOK: &str = look_statement!(
     "EXISTS (SELECT
                      FROM aftercommit.outbox AS row
                     WHERE row.event_id       = lanes.next_witness
@@ -159,7 +159,7 @@ pub const LOOK: &str = look!(
 
 /// `look_plain`: the same for lanes that have a witness and no open window, and whose `seen` has nothing in progress, as is
 /// usual: the rest goes without saying. It is planned anew each time, so what is not asked need not be planned.
-pub const LOOK_PLAIN: &str = look!("false", "", "true");
+pub const LOOK_PLAIN: &str = look_statement!("false", "", "true");
 
 /// Begins a read transaction and looks.
 ///
