@@ -1,5 +1,5 @@
 //! One change of one aggregate: begin, lock its row, change it, store it with its events, commit, wake the relay. What is
-//! new has no row to lock: [`add`] stores it and commits, all in one statement.
+//! new has no row to lock: [`add()`] stores it and commits, all in one statement.
 //!
 //! This is the only place that begins and ends transactions. A unit of work that is dropped without
 //! [`UnitOfWork::commit`] leaves nothing behind: its connection is closed and the server rolls back.
