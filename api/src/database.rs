@@ -33,7 +33,6 @@ const PAUSE: Duration = Duration::from_millis(100);
 pub struct Database {
     pool: Pool<Connector>,
     acquire_timeout: Duration,
-    connections: u32,
 }
 
 /// Opens the pool's connections, and looks after them.
@@ -102,7 +101,7 @@ impl Database {
             .queue_mode(QueueMode::Lifo)
             .build()
             .expect("only time limits, of which it has none, need a runtime");
-        Self { pool, acquire_timeout, connections }
+        Self { pool, acquire_timeout }
     }
 
     /// A connection, within the time for acquiring one.
@@ -144,7 +143,7 @@ impl Database {
         first: impl for<'c> Fn(&'c mut PgConnection) -> Answer<'c, T>,
     ) -> Result<(Connection, T), DatabaseError> {
         let attempts = async {
-            let mut tries = 0..self.connections;
+            let mut tries = 0..self.pool.status().max_size;
             loop {
                 let mut connection = self.acquire().await?;
                 match answer("connection", first(&mut connection)).await {
@@ -169,9 +168,9 @@ impl Database {
     pub fn connections(&self) -> Connections {
         let status = self.pool.status();
         // Few enough for any integer.
-        let idle = u32::try_from(status.available).unwrap_or(u32::MAX);
-        let size = u32::try_from(status.size).unwrap_or(u32::MAX);
-        Connections { busy: size.saturating_sub(idle), idle, limit: self.connections }
+        let [size, idle, limit] =
+            [status.size, status.available, status.max_size].map(|number| u32::try_from(number).unwrap_or(u32::MAX));
+        Connections { busy: size.saturating_sub(idle), idle, limit }
     }
 }
 
@@ -237,14 +236,18 @@ fn classify(statement: &'static str, error: sqlx::Error) -> DatabaseError {
             _ => DatabaseError::Broken { statement, code: "none".to_owned() },
         };
     };
-    match () {
-        // The session was ended from outside.
-        () if code.starts_with("57P") || code.starts_with("08") || code == "25P03" => {
-            DatabaseError::Lost(format!("SQLSTATE {code}"))
-        }
-        () if is_passing(&code) => DatabaseError::Unavailable(format!("SQLSTATE {code}")),
-        () => DatabaseError::Broken { statement, code },
+    if ends_session(&code) {
+        DatabaseError::Lost(format!("SQLSTATE {code}"))
+    } else if is_passing(&code) {
+        DatabaseError::Unavailable(format!("SQLSTATE {code}"))
+    } else {
+        DatabaseError::Broken { statement, code }
     }
+}
+
+/// Whether the server, or what stands before it, has ended the session with an error of this code.
+fn ends_session(code: &str) -> bool {
+    code.starts_with("57P") || code.starts_with("08") || code == "25P03"
 }
 
 /// Whether an error of this code can pass without a change of ours.

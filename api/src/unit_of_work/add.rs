@@ -44,9 +44,17 @@ async fn until_answered(
     metadata: &Value,
     permit: Option<&Subject>,
 ) -> Result<Added, WorkError> {
+    let once = async || {
+        let mut connection = context.database.acquire().await?;
+        let began = Instant::now();
+        let added = answer("add user", users::add(&mut connection, user, metadata, permit)).await?;
+        metrics::committed(began.elapsed());
+        connection.give_back();
+        Ok(added)
+    };
     let mut lost: Option<Instant> = None;
     loop {
-        let error = match once(context, user, metadata, permit).await {
+        let error = match once().await {
             Ok(added) => return Ok(added),
             Err(error) => error,
         };
@@ -64,18 +72,4 @@ async fn until_answered(
         }
         tokio::time::sleep(PAUSE).await;
     }
-}
-
-async fn once(
-    context: &Context,
-    user: &User,
-    metadata: &Value,
-    permit: Option<&Subject>,
-) -> Result<Added, DatabaseError> {
-    let mut connection = context.database.acquire().await?;
-    let began = Instant::now();
-    let added = answer("add user", users::add(&mut connection, user, metadata, permit)).await?;
-    metrics::committed(began.elapsed());
-    connection.give_back();
-    Ok(added)
 }
