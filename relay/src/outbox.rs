@@ -4,6 +4,7 @@
 //! lead to another server from one transaction to the next (a pooler, a virtual IP), so whether this is still the
 //! history that the cursors point into is asked each time. Nothing here writes, and nothing here decides.
 
+pub mod source;
 pub mod types;
 pub mod window;
 pub mod look;
@@ -21,8 +22,8 @@ use futures_util::FutureExt as _;
 use serde_json::value::RawValue;
 use shared::envelope::{Envelope, Head};
 use time::OffsetDateTime;
+use tokio_postgres::Row;
 use tokio_postgres::types::Json;
-use tokio_postgres::{Client, Row};
 use uuid::Uuid;
 
 use crate::postgres::{self, within};
@@ -32,6 +33,7 @@ pub use evidence::Evidence;
 pub use look::{Answer, Look, Question, glance, look};
 pub use plan::{Plan, Slice};
 pub use rows::{Range, Read, START, Stretch, Way};
+pub use source::{Session, Source};
 
 /// The bound on any one exchange with the application database. A transaction there is a look, at most 200 ms of planning
 /// and a piece, and one statement that reads a batch: some tens of milliseconds where nothing is wrong, however large
@@ -111,9 +113,8 @@ pub struct OutboxRow {
 }
 
 /// A read transaction, begun by a [`Look`]. Dropped without [`Reading::end`], the connection is of no more use.
-#[derive(Debug)]
 pub struct Reading<'a> {
-    client: &'a Client,
+    source: Source<'a>,
 }
 
 impl Reading<'_> {
@@ -122,13 +123,13 @@ impl Reading<'_> {
     /// # Errors
     /// Whatever PostgreSQL says.
     pub async fn end(self) -> Result<(), Error> {
-        Ok(within(PATIENCE, self.client.batch_execute("COMMIT")).await?)
+        Ok(within(PATIENCE, self.source.client.batch_execute("COMMIT")).await?)
     }
 
     /// Ends the transaction without waiting for the answer, which nothing depends on: all of it was read. Were the connection
     /// broken, the next statement says so.
     pub fn end_soon(self) {
-        let _ = self.client.batch_execute("COMMIT").now_or_never();
+        let _ = self.source.client.batch_execute("COMMIT").now_or_never();
     }
 }
 

@@ -1,6 +1,7 @@
 //! Connections to the two databases, each with bounds on everything that can hang.
 //!
-//! The application side may be behind a transaction pooler: nothing is set for the session and no statement is named.
+//! The application side may be behind a transaction pooler: nothing is set for the session and no statement is named,
+//! unless the server itself has told that the session is the connection's own.
 //! The jobs side must be PostgreSQL itself: lanes are session locks, and LISTEN must hear. What is set here at start-up
 //! would not hold across a transaction pooler, which is how one is noticed.
 
@@ -12,9 +13,12 @@ use futures_util::future::poll_fn;
 use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 use shared::database_url::{DatabaseUrl, Host, Tls};
+use tokio_postgres::error::SqlState;
 use tokio_postgres::tls::MakeTlsConnect;
+use tokio_postgres::types::{ToSql, Type};
 use tokio_postgres::{AsyncMessage, Client, Config, NoTls, Notification, Socket};
 use tokio_postgres_rustls::MakeRustlsConnect;
+use uuid::Uuid;
 
 /// A server that does not answer within this time is away.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(10);
@@ -64,6 +68,34 @@ pub async fn application(url: &DatabaseUrl, name: &str) -> Result<Client, Error>
     open(&config(url, name), &url.tls, |_| {}).await
 }
 
+/// Connects to the application database for a session with these settings, if it can be had: where a transaction pooler
+/// stands in between, the connection is an ordinary one, and the flag is false.
+///
+/// # Errors
+/// As [`application`].
+pub async fn application_session(
+    url: &DatabaseUrl,
+    name: &str,
+    settings: &[(&str, &str)],
+) -> Result<(Client, bool), Error> {
+    let options: String = settings.iter().map(|(name, value)| format!(" -c {name}={value}")).collect();
+    match own_session(url, name, &options, |_| {}).await {
+        Ok(Some(client)) => return Ok((client, true)),
+        Err(Error::Postgres(error)) if error.as_db_error().is_none_or(|db| speaks_for_postgres(db.code())) => {
+            return Err(error.into());
+        }
+        Ok(None) | Err(Error::Postgres(_)) => {}
+        Err(error) => return Err(error),
+    }
+    Ok((application(url, name).await?, false))
+}
+
+/// Whether an error at start-up has nothing to do with what the start-up asked for: who may not come in (28), into what (3D),
+/// not now (53, 57). Others may be how a pooler says that it passes no options on.
+fn speaks_for_postgres(code: &SqlState) -> bool {
+    ["28", "3D", "53", "57"].iter().any(|class| code.code().starts_with(class))
+}
+
 /// Connects to the application database and hands each notification to `heard`.
 ///
 /// # Errors
@@ -104,26 +136,42 @@ async fn jobs_session(
     heard: impl Fn(Notification) + Send + 'static,
 ) -> Result<Client, Error> {
     let lease = SESSION_LEASE.as_millis();
-    let mut config = config(url, name);
-    config.options(format!(
-        "-c synchronous_commit=on -c search_path=aftercommit -c idle_in_transaction_session_timeout={lease} {options}"
-    ));
-    let client = open(&config, &url.tls, heard).await.map_err(|error| match error {
+    let options = format!(
+        " -c synchronous_commit=on -c search_path=aftercommit -c idle_in_transaction_session_timeout={lease} {options}"
+    );
+    match own_session(url, name, &options, heard).await {
+        Ok(session) => session.ok_or(Error::TransactionPooler),
         // What pgbouncer answers to a start-up parameter that it does not pass on.
-        Error::Postgres(e) if e.as_db_error().is_some_and(|db| db.message().contains("startup parameter")) => {
-            Error::TransactionPooler
+        Err(Error::Postgres(e)) if e.as_db_error().is_some_and(|db| db.message().contains("startup parameter")) => {
+            Err(Error::TransactionPooler)
         }
-        other => other,
-    })?;
-    let held: i64 = client
-        .query_one("SELECT setting::bigint FROM pg_settings WHERE name = 'idle_in_transaction_session_timeout'", &[])
-        .await?
-        .get(0);
-    if u128::try_from(held).ok() != Some(lease) {
-        return Err(Error::TransactionPooler);
+        Err(error) => Err(error),
     }
-    Ok(client)
 }
+
+/// A setting that means nothing to PostgreSQL.
+const MARK: &str = "aftercommit.session";
+
+/// Opens a session with options from its start; none when the server has not got them, because a pooler stands in between.
+async fn own_session(
+    url: &DatabaseUrl,
+    name: &str,
+    options: &str,
+    heard: impl Fn(Notification) + Send + 'static,
+) -> Result<Option<Client>, Error> {
+    // Where it is found again, the server has it from this very connection.
+    let mark = Uuid::new_v4().simple().to_string();
+    let mut config = config(url, name);
+    config.options(format!("-c {MARK}={mark}{options}"));
+    let client = open(&config, &url.tls, heard).await?;
+    let asked = [(&MARK as &(dyn ToSql + Sync), Type::TEXT)];
+    let told = within(CONNECT_TIMEOUT, client.query_typed("SELECT current_setting($1, true)", &asked)).await?;
+    let told: Option<String> = told.first().map(|row| row.try_get(0)).transpose()?.flatten();
+    Ok((told == Some(mark)).then_some(client))
+}
+
+/// A statement's parameter, often one value for each of many rows.
+pub type Column<'a> = Box<dyn ToSql + Sync + Send + 'a>;
 
 /// Gives an operation a bound. What was under way when it passes is unknown: the caller drops the connection.
 ///

@@ -12,6 +12,7 @@ use relay::dispatch::rebase;
 use relay::dispatch::registrations::{self, Registrations};
 use relay::handlers::Registry;
 use relay::jobs::Job;
+use relay::outbox::Session;
 use shared::database_url::DatabaseUrl;
 use shared::envelope::Envelope;
 use shared::event::Event;
@@ -44,7 +45,7 @@ pub fn counting() -> Registry {
 
 /// A worker that holds all lanes, or some.
 pub struct Dispatcher {
-    application: Client,
+    application: Session,
     jobs: Client,
     statements: Statements,
     registry: Registry,
@@ -69,7 +70,7 @@ pub enum Step {
 impl Dispatcher {
     /// Connects as the relay does, with its roles, and loads every lane.
     pub async fn new(databases: &Databases, registry: Registry) -> Result<Self> {
-        let application = relay::postgres::application(&url(&databases.app.url(Role::Relay))?, "test").await?;
+        let application = Session::connect(&url(&databases.app.url(Role::Relay))?, "test").await?;
         let jobs = relay::postgres::jobs(&url(&databases.jobs.url(Role::Jobs))?, "test").await?;
         let statements = Statements::prepare(&jobs).await?;
         let registrations = registrations::register(&jobs, registry.names()).await?;
@@ -89,7 +90,7 @@ impl Dispatcher {
     /// Goes on with the application database elsewhere, as behind a pooler that turns to another server: the relay
     /// notices nothing of it.
     pub async fn turn_to(&mut self, databases: &Databases) -> Result<()> {
-        self.application = relay::postgres::application(&url(&databases.app.url(Role::Relay))?, "test").await?;
+        self.application = Session::connect(&url(&databases.app.url(Role::Relay))?, "test").await?;
         Ok(())
     }
 

@@ -131,28 +131,54 @@ async fn windows_that_are_run_again_store_nothing() -> Result<()> {
     ensure_once(&databases, 1, EVENTS + 50).await
 }
 
-/// A worker that lost its lanes meets the new owner's rows in the middle of its COPY: it is fenced, not led to store
+/// A worker that lost its lanes meets the new owner's rows in the middle of its hand-over: it is fenced, and not led to store
 /// them another way.
 #[tokio::test(flavor = "multi_thread")]
-async fn a_worker_that_is_overtaken_while_it_copies_stores_nothing() -> Result<()> {
-    let databases = Databases::new().await?;
-    let writer = databases.app.connect(Role::Owner).await?;
-    let jobs = databases.jobs.connect(Role::Superuser).await?;
-    write(&writer, 1, EVENTS).await?;
-    let mut owner = Dispatcher::new(&databases, counting()).await?;
-    let mut late = Dispatcher::new(&databases, counting()).await?;
-    let (first, second) = (batch(&mut owner).await?, batch(&mut late).await?);
-    owner.store_without_commit(&first).await?;
-    let overtaken = tokio::spawn(async move { late.commit(&second).await });
-    until("the second to wait for the first", async || {
-        let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock'";
-        Ok((jobs.query_one(waiting, &[&databases.jobs.name()]).await?.get::<_, i64>(0) > 0).then_some(()))
-    })
-    .await?;
-    owner.commit_stored().await?;
-    ensure!(matches!(overtaken.await?, Err(commit::Error::Fenced)), "fenced");
-    ensure_once(&databases, 1, EVENTS).await?;
-    assert_eq!(owner.step().await?, Step::Idle);
+async fn a_worker_that_is_overtaken_as_it_hands_over_stores_nothing() -> Result<()> {
+    for events in [EVENTS, 5] {
+        let databases = Databases::new().await?;
+        let writer = databases.app.connect(Role::Owner).await?;
+        let jobs = databases.jobs.connect(Role::Superuser).await?;
+        write(&writer, 1, events).await?;
+        let mut owner = Dispatcher::new(&databases, counting()).await?;
+        let mut late = Dispatcher::new(&databases, counting()).await?;
+        let (first, second) = (batch(&mut owner).await?, batch(&mut late).await?);
+        owner.store_without_commit(&first).await?;
+        let overtaken = tokio::spawn(async move { late.commit(&second).await });
+        until("the second to wait for the first", async || {
+            let waiting = "SELECT count(*) FROM pg_stat_activity WHERE datname = $1 AND wait_event_type = 'Lock'";
+            Ok((jobs.query_one(waiting, &[&databases.jobs.name()]).await?.get::<_, i64>(0) > 0).then_some(()))
+        })
+        .await?;
+        owner.commit_stored().await?;
+        ensure!(matches!(overtaken.await?, Err(commit::Error::Fenced)), "fenced");
+        ensure_once(&databases, 1, events).await?;
+        assert_eq!(owner.step().await?, Step::Idle);
+    }
+    Ok(())
+}
+
+/// Of the lanes of one hand-over another worker has moved one: none is moved, and nothing is stored, however it is sent.
+#[tokio::test(flavor = "multi_thread")]
+async fn one_lane_that_was_moved_fences_all_of_a_batch() -> Result<()> {
+    for events in [EVENTS, 40] {
+        let databases = Databases::new().await?;
+        let writer = databases.app.connect(Role::Owner).await?;
+        let jobs = databases.jobs.connect(Role::Superuser).await?;
+        write(&writer, 1, events).await?;
+        let mut late = Dispatcher::new(&databases, counting()).await?;
+        let found = batch(&mut late).await?;
+        ensure!(found.cursors.len() > 2, "several lanes");
+        let moved = found.cursors[1].lane;
+        jobs.execute("UPDATE aftercommit.lane_cursors SET version = version + 1 WHERE lane = $1", &[&moved]).await?;
+        let cursors = "SELECT array_agg(c::text ORDER BY lane) FROM aftercommit.lane_cursors AS c";
+        let before: Vec<String> = jobs.query_one(cursors, &[]).await?.get(0);
+        ensure!(matches!(late.commit(&found).await, Err(commit::Error::Fenced)), "fenced");
+        ensure!(dispatched(&databases).await?.is_empty(), "nothing was stored");
+        ensure!(jobs.query_one(cursors, &[]).await?.get::<_, Vec<String>>(0) == before, "no cursor was moved");
+        Dispatcher::new(&databases, counting()).await?.drain().await?;
+        ensure_once(&databases, 1, events).await?;
+    }
     Ok(())
 }
 

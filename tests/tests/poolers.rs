@@ -6,8 +6,9 @@ use std::sync::Arc;
 
 use anyhow::{Result, ensure};
 use relay::dispatch;
+use relay::outbox::Session;
 use tests::databases::{DatabaseServer, Databases, Role};
-use tests::dispatcher::{context, counting, dispatched};
+use tests::dispatcher::{context, counting, dispatched, url};
 use tests::http;
 use tests::mailbox::Mailbox;
 use tests::pooler::Pooler;
@@ -98,28 +99,51 @@ async fn the_service_works_through_a_transaction_pooler_before_the_application_d
     Ok(())
 }
 
-/// It turns the session's settings away, and that is how it is noticed.
+/// It turns the session's settings away, or ignores them, and that is how it is noticed.
+#[tokio::test(flavor = "multi_thread")]
+async fn plans_are_kept_where_no_pooler_stands_in_between() -> Result<()> {
+    let server = DatabaseServer::shared().await?;
+    let databases = Databases::on(&server).await?;
+    let connect = async |databases: &Databases| {
+        anyhow::Ok(Session::connect(&url(&databases.app.url(Role::Relay))?, "kept or not").await?)
+    };
+    let own = connect(&databases).await?;
+    ensure!(own.is_own(), "a session of its own");
+    let prepared: i64 = own.query_one("SELECT count(*) FROM pg_prepared_statements", &[]).await?.get(0);
+    ensure!(prepared > 5, "{prepared} statements are prepared");
+    for settings in [&[][..], &[("ignore_startup_parameters", "options")]] {
+        let Some(pooler) = Pooler::before(&server, "plans behind a pooler", settings).await? else { return Ok(()) };
+        let pooled = Databases { app: databases.app.through(pooler.port()), ..databases.clone() };
+        ensure!(!connect(&pooled).await?.is_own(), "through a pooler that has {settings:?}");
+    }
+    Ok(())
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_pooler_before_the_jobs_database_is_refused() -> Result<()> {
     let server = DatabaseServer::shared().await?;
     let databases = Databases::on(&server).await?;
-    let Some(pooler) = Pooler::before(&server, "a pooler before the jobs database", &[]).await? else { return Ok(()) };
-    let pooled = Databases { jobs: databases.jobs.through(pooler.port()), ..databases.clone() };
     let mail = tempfile::tempdir()?;
     let mailbox = Mailbox::new(mail.path());
-    let relay = start_relay(&pooled, &verification_keys(), "http://127.0.0.1:8080", &mailbox.url(), &[]).await?;
-    until("the reason", async || {
-        let told = http::get(&format!("{}/readyz", relay.url)).await?;
-        Ok((told.status == 503 && told.body.contains("JOBS_DATABASE_URL leads to a transaction pooler")).then_some(()))
-    })
-    .await?;
-    let told = relay.process.output();
-    let lines = told.lines().filter(|line| line.contains("transaction pooler")).count();
-    ensure!((1..=3).contains(&lines), "{lines} lines:\n{told}");
-    ensure!(relay.process.ended()?.is_none(), "it waits");
-    let refused = run_relay(&pooled, &["status"]).await?;
-    ensure!(refused.code() == Some(3), "{refused:?}");
-    ensure!(refused.stderr.contains("transaction pooler"), "{}", refused.stderr);
-    ensure!(relay.process.terminate().await?.success(), "it stops in order");
+    for settings in [&[][..], &[("ignore_startup_parameters", "options")]] {
+        let pooler = Pooler::before(&server, "a pooler before the jobs database", settings).await?;
+        let Some(pooler) = pooler else { return Ok(()) };
+        let pooled = Databases { jobs: databases.jobs.through(pooler.port()), ..databases.clone() };
+        let relay = start_relay(&pooled, &verification_keys(), "http://127.0.0.1:8080", &mailbox.url(), &[]).await?;
+        until("the reason", async || {
+            let told = http::get(&format!("{}/readyz", relay.url)).await?;
+            let told = told.status == 503 && told.body.contains("JOBS_DATABASE_URL leads to a transaction pooler");
+            Ok(told.then_some(()))
+        })
+        .await?;
+        let told = relay.process.output();
+        let lines = told.lines().filter(|line| line.contains("transaction pooler")).count();
+        ensure!((1..=3).contains(&lines), "{lines} lines:\n{told}");
+        ensure!(relay.process.ended()?.is_none(), "it waits");
+        let refused = run_relay(&pooled, &["status"]).await?;
+        ensure!(refused.code() == Some(3), "{refused:?}");
+        ensure!(refused.stderr.contains("transaction pooler"), "{}", refused.stderr);
+        ensure!(relay.process.terminate().await?.success(), "it stops in order");
+    }
     Ok(())
 }

@@ -2,17 +2,20 @@
 //!
 //! This is what makes it exactly-once without two-phase commit: the cursor is in the database that the jobs go to.
 //!
-//! Many jobs are [copied](copy), which is the fastest and takes each of them for new. One that is there already (its
+//! A few jobs and the cursors that they follow from are one statement, which is a transaction of its own and costs one round
+//! trip. Many jobs are [copied](copy), which is the fastest and takes each of them for new. One that is there already (its
 //! event was replayed, or is read a second time after a move of history) fails the transaction as a whole; the same batch
 //! is then stored by an INSERT that leaves alone what is there.
 
 use tokio_postgres::error::SqlState;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Statement, Transaction};
 
 use super::checkpoint;
 use super::cursor;
 use super::read::{Batch, Failure};
-use crate::jobs::{copy, store};
+use crate::jobs::copy;
+use crate::jobs::store::{self, insert_jobs};
 use crate::postgres::{self, SESSION_LEASE, within};
 
 /// `insert_failures`: keeps what a handler could not take; a further failure of the same counts up.
@@ -26,6 +29,51 @@ pub const INSERT_FAILURES: &str = "
                error          = excluded.error,
                last_failed_at = now(),
                resolved_at    = NULL";
+
+/// `hand_over`: moves cursors and stores jobs, all or nothing: nothing where one of the cursors has been moved by another.
+/// The parameters are those of [`cursor::ADVANCE`], then those of [`store::INSERT`].
+pub fn hand_over() -> String {
+    let advance = cursor::ADVANCE;
+    let insert = numbered_after(
+        17,
+        insert_jobs!(
+            "
+     WHERE EXISTS (SELECT FROM advanced)"
+        ),
+    );
+    format!(
+        "
+    WITH held AS MATERIALIZED (
+        SELECT cursor.lane
+          FROM lane_cursors AS cursor
+          JOIN unnest($1::smallint[], $2::bigint[]) AS moved (lane, version)
+            ON cursor.lane    = moved.lane
+           AND cursor.version = moved.version
+         ORDER BY cursor.lane
+           FOR UPDATE OF cursor
+    ), advanced AS (
+        {advance}
+       AND (SELECT count(*) FROM held) = cardinality($1)
+        RETURNING cursor.lane
+    ), stored AS (
+        {insert}
+        RETURNING job_id
+    )
+    SELECT (SELECT count(*) FROM advanced), (SELECT count(*) FROM stored)"
+    )
+}
+
+/// A statement whose parameters come after so many others.
+fn numbered_after(others: usize, sql: &str) -> String {
+    let mut parts = sql.split('$');
+    let first = parts.next().unwrap_or_default().to_owned();
+    parts.fold(first, |sql, part| {
+        let digits = part.len() - part.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+        let (number, rest) = part.split_at(digits);
+        let number = number.parse().map_or_else(|_| number.to_owned(), |number: usize| (number + others).to_string());
+        sql + "$" + &number + rest
+    })
+}
 
 /// Why a batch was not stored. Nothing of it was, unless the connection broke at COMMIT: then the cursors tell.
 #[derive(Debug, thiserror::Error)]
@@ -41,6 +89,7 @@ pub enum Error {
 /// The statements of a hand-over, prepared on one connection.
 #[derive(Debug)]
 pub struct Statements {
+    hand_over: Statement,
     advance: Statement,
     keep: Statement,
     copy_jobs: Statement,
@@ -58,14 +107,16 @@ impl Statements {
     pub async fn prepare(client: &Client) -> Result<Self, tokio_postgres::Error> {
         // A plan for each execution looks cheaper for small batches, and costs more than the execution.
         client.batch_execute("SET plan_cache_mode = force_generic_plan").await?;
-        let (advance, keep, copy_jobs, insert_jobs, insert_failures) = tokio::try_join!(
+        let hand_over = hand_over();
+        let (hand_over, advance, keep, copy_jobs, insert_jobs, insert_failures) = tokio::try_join!(
+            client.prepare(&hand_over),
             client.prepare(cursor::ADVANCE),
             client.prepare(checkpoint::KEEP),
             client.prepare(copy::COPY),
             client.prepare(store::INSERT),
             client.prepare(INSERT_FAILURES),
         )?;
-        Ok(Self { advance, keep, copy_jobs, insert_jobs, insert_failures, copy_from: COPY_FROM })
+        Ok(Self { hand_over, advance, keep, copy_jobs, insert_jobs, insert_failures, copy_from: COPY_FROM })
     }
 }
 
@@ -94,9 +145,13 @@ enum Tried {
 /// # Errors
 /// [`Error::Fenced`], or whatever PostgreSQL says.
 pub async fn commit(client: &mut Client, statements: &Statements, batch: &Batch) -> Result<u64, Error> {
-    let by = if batch.jobs.len() < statements.copy_from || batch.again { By::Insert } else { By::Copy };
+    let few = batch.jobs.len() < statements.copy_from;
     // Longer than this and the session, with the lanes, is gone anyway.
     let tried = within(SESSION_LEASE, async {
+        if few && batch.failures.is_empty() && batch.checkpoints.is_empty() {
+            return at_once(client, statements, batch).await;
+        }
+        let by = if few || batch.again { By::Insert } else { By::Copy };
         match store(client, statements, batch, by).await? {
             Tried::NotNew => store(client, statements, batch, By::Insert).await,
             tried => Ok(tried),
@@ -106,6 +161,16 @@ pub async fn commit(client: &mut Client, statements: &Statements, batch: &Batch)
         Tried::Stored(jobs) => Ok(jobs),
         Tried::Fenced | Tried::NotNew => Err(Error::Fenced),
     }
+}
+
+/// By [`hand_over`].
+async fn at_once(client: &Client, statements: &Statements, batch: &Batch) -> Result<Tried, tokio_postgres::Error> {
+    let columns = cursor::columns(&batch.cursors).into_iter().chain(store::columns(&batch.jobs));
+    let columns: Vec<_> = columns.collect();
+    let parameters: Vec<_> = columns.iter().map(|column| &**column as &(dyn ToSql + Sync)).collect();
+    let row = client.query_one(&statements.hand_over, &parameters).await?;
+    let (advanced, stored): (i64, i64) = (row.try_get(0)?, row.try_get(1)?);
+    Ok(if advanced as usize == batch.cursors.len() { Tried::Stored(stored as u64) } else { Tried::Fenced })
 }
 
 async fn store(

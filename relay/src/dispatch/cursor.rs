@@ -1,12 +1,14 @@
 //! A lane's cursor: how far it has seen, with the evidence, and the window being worked off.
 
 use time::OffsetDateTime;
+use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement, Transaction};
 use uuid::Uuid;
 
 use super::lanes::LANES;
 use crate::outbox::window::Snapshot;
 use crate::outbox::{Evidence, Identity, Question, Witness};
+use crate::postgres::Column;
 
 /// A row of `lane_cursors`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -178,34 +180,34 @@ pub async fn advance(
     statement: &Statement,
     cursors: &[Cursor],
 ) -> Result<u64, tokio_postgres::Error> {
-    fn column<'a, T>(cursors: &'a [Cursor], of: impl FnMut(&'a Cursor) -> T) -> Vec<T> {
-        cursors.iter().map(of).collect()
+    transaction.execute_raw(statement, columns(cursors)).await
+}
+
+/// The parameters of [`ADVANCE`].
+pub(super) fn columns(cursors: &[Cursor]) -> [Column<'_>; 17] {
+    fn column<'a, T: ToSql + Sync + Send + 'a>(cursors: &'a [Cursor], of: impl FnMut(&'a Cursor) -> T) -> Column<'a> {
+        Box::new(cursors.iter().map(of).collect::<Vec<_>>())
     }
     fn window(cursor: &Cursor) -> Option<&Window> {
         cursor.window.as_ref()
     }
-    transaction
-        .execute(
-            statement,
-            &[
-                &column(cursors, |c| c.lane),
-                &column(cursors, |c| c.version),
-                &column(cursors, |c| c.identity.map(|i| i.system_identifier)),
-                &column(cursors, |c| c.identity.map(|i| i.timeline)),
-                &column(cursors, |c| &c.seen),
-                &column(cursors, |c| c.witness.map(|w| w.event_id)),
-                &column(cursors, |c| c.witness.map(|w| w.transaction_id)),
-                &column(cursors, |c| c.witness.map(|w| w.position)),
-                &column(cursors, |c| window(c).map(|w| &w.next)),
-                &column(cursors, |c| window(c).map(|w| w.witness.event_id)),
-                &column(cursors, |c| window(c).map(|w| w.witness.transaction_id)),
-                &column(cursors, |c| window(c).map(|w| w.witness.position)),
-                &column(cursors, |c| window(c).map(|w| &w.seen)),
-                &column(cursors, |c| window(c).map(|w| w.after.0)),
-                &column(cursors, |c| window(c).map(|w| w.after.1)),
-                &column(cursors, |c| window(c).is_some_and(|w| w.everything)),
-                &column(cursors, |c| c.rebased_at),
-            ],
-        )
-        .await
+    [
+        column(cursors, |c| c.lane),
+        column(cursors, |c| c.version),
+        column(cursors, |c| c.identity.map(|i| i.system_identifier)),
+        column(cursors, |c| c.identity.map(|i| i.timeline)),
+        column(cursors, |c| &c.seen),
+        column(cursors, |c| c.witness.map(|w| w.event_id)),
+        column(cursors, |c| c.witness.map(|w| w.transaction_id)),
+        column(cursors, |c| c.witness.map(|w| w.position)),
+        column(cursors, |c| window(c).map(|w| &w.next)),
+        column(cursors, |c| window(c).map(|w| w.witness.event_id)),
+        column(cursors, |c| window(c).map(|w| w.witness.transaction_id)),
+        column(cursors, |c| window(c).map(|w| w.witness.position)),
+        column(cursors, |c| window(c).map(|w| &w.seen)),
+        column(cursors, |c| window(c).map(|w| w.after.0)),
+        column(cursors, |c| window(c).map(|w| w.after.1)),
+        column(cursors, |c| window(c).is_some_and(|w| w.everything)),
+        column(cursors, |c| c.rebased_at),
+    ]
 }

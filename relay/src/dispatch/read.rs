@@ -9,7 +9,6 @@ use std::time::{Duration, Instant};
 
 use shared::envelope::Envelope;
 use time::OffsetDateTime;
-use tokio_postgres::Client;
 
 use super::choose::{Part, What, choose, verdict};
 use super::cursor::Cursor;
@@ -20,7 +19,7 @@ use super::traced::{self, Traced};
 use crate::handlers::Registry;
 use crate::jobs::store::NewJob;
 use crate::metrics::record::Tally;
-use crate::outbox::{self, Look, OutboxRow, Reading, SLICE_ROWS, Way};
+use crate::outbox::{self, Look, OutboxRow, Reading, SLICE_ROWS, Session, Way};
 
 /// A batch takes no further lane once it may hold this many events.
 const BATCH_EVENTS: usize = 8 * SLICE_ROWS;
@@ -117,9 +116,9 @@ pub enum Found {
 ///
 /// # Errors
 /// As [`outbox::glance`].
-pub async fn anything(client: &Client, lanes: &BTreeMap<i16, Lane>) -> Result<bool, outbox::Error> {
+pub async fn anything(application: &Session, lanes: &BTreeMap<i16, Lane>) -> Result<bool, outbox::Error> {
     let questions: Vec<_> = lanes.values().map(Lane::question).collect();
-    let look = outbox::glance(client, &questions).await?;
+    let look = outbox::glance(application, &questions).await?;
     Ok(look.lanes.iter().any(|answer| {
         lanes.get(&answer.lane).is_some_and(|lane| {
             answer.waiting > 0
@@ -132,10 +131,10 @@ pub async fn anything(client: &Client, lanes: &BTreeMap<i16, Lane>) -> Result<bo
 }
 
 /// What a read needs beside the lanes.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy)]
 pub struct Reader<'a> {
     /// The application database.
-    pub application: &'a Client,
+    pub application: &'a Session,
     /// What to do with events.
     pub registry: &'a Registry,
     /// Since when each handler is known.

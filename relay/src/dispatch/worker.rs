@@ -16,8 +16,9 @@ use super::registrations::{self, Registrations};
 use super::{Context, Error, cursor, lanes, misled, rebase};
 use crate::metrics::record;
 use crate::operate::pauses::Pause;
+use crate::outbox::{self, Session};
 use crate::postgres::{self, within};
-use crate::{outbox, schema};
+use crate::schema;
 
 /// How often a worker asks who shares the lanes, and so how soon the lanes of one that died are taken. It is also what keeps
 /// its session alive.
@@ -43,7 +44,7 @@ pub enum Left {
 
 /// A worker's two connections and what it holds over them.
 pub struct Worker {
-    application: Client,
+    application: Session,
     jobs: Client,
     statements: Statements,
     registrations: Registrations,
@@ -67,8 +68,7 @@ impl Worker {
     /// When either database is away, refuses, or has another schema.
     pub async fn connect(context: &Context, memory: &Memory) -> Result<Self, Error> {
         // The application first: a worker that cannot read holds no lanes.
-        let application = postgres::application(&context.application, &context.name).await;
-        let application = application.map_err(|error| Error::Application(error.into()))?;
+        let application = Session::connect(&context.application, &context.name).await.map_err(Error::Application)?;
         let jobs = postgres::jobs(&context.jobs, &context.name).await.map_err(Error::Jobs)?;
         match within(PATIENCE, schema::standing(&jobs)).await.map_err(Error::Jobs)? {
             Standing::Fits => {}

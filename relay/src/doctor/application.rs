@@ -67,10 +67,10 @@ pub(super) async fn examine(url: &DatabaseUrl, limits: &Limits) -> Notes {
 
 /// A transaction pooler does not keep what a session is given at its start: then LISTEN is deaf as well.
 async fn pooler(url: &DatabaseUrl, notes: &mut Notes) {
-    match postgres::jobs_listener(url, &session_name(), |_| {}).await {
-        Err(Error::TransactionPooler) => notes.note(
+    match postgres::application_session(url, &session_name(), &[]).await {
+        Ok((_, false)) => notes.note(
             "pooler",
-            "a transaction pooler stands before it: dispatch works, and notifications are not heard",
+            "a transaction pooler stands before it: dispatch works, but plans anew each time, and notifications are not heard",
             "Events are found by polling, within a second; connect to PostgreSQL itself to hear of them at once",
         ),
         Ok(_) => notes.ok("pooler", "no transaction pooler stands before it"),

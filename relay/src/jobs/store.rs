@@ -6,12 +6,13 @@ use futures_util::future::try_join_all;
 use serde_json::value::RawValue;
 use shared::envelope::{Envelope, Head};
 use time::OffsetDateTime;
-use tokio_postgres::types::Json;
+use tokio_postgres::types::{Json, ToSql};
 use tokio_postgres::{Statement, Transaction};
 use uuid::Uuid;
 
 use super::Job;
 use super::id::job_id;
+use crate::postgres::Column;
 
 /// A job with everything that its row begins with.
 #[derive(Clone, Debug)]
@@ -54,22 +55,34 @@ const CHUNK: usize = 1_000;
 /// What the last error of a job says whose event was lost when the history of the application database moved.
 pub const GHOST: &str = "ghost: its event was lost when the history of the application database moved";
 
-/// `insert_jobs`: stores jobs; those that are there already stay as they are, but for ghosts whose event is back (a
-/// prepared transaction whose commit was lost can be committed again). $16 is [`GHOST`].
-pub const INSERT: &str = "
+/// Stores jobs, on a condition; those that are there already stay as they are, but for ghosts whose event is back (a prepared
+/// transaction whose commit was lost can be committed again). $16 is [`GHOST`].
+macro_rules! insert_jobs {
+    ($condition:literal) => {
+        concat!(
+            "
     INSERT INTO jobs (job_id, event_id, handler, name, generation, kind, args, metadata, occurred_at, expires_at,
                       max_attempts, retry_initial, retry_multiplier, retry_max_interval, retry_jitter)
     SELECT *
       FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::integer[], $6::text[], $7::jsonb[], $8::jsonb[],
                   $9::timestamptz[], $10::timestamptz[],
-                  $11::smallint[], $12::float8[], $13::float8[], $14::float8[], $15::float8[])
+                  $11::smallint[], $12::float8[], $13::float8[], $14::float8[], $15::float8[])",
+            $condition,
+            "
         ON CONFLICT (job_id) DO UPDATE
            SET state       = 'available',
                run_at      = now(),
                finished_at = NULL,
                last_error  = NULL
          WHERE jobs.state = 'cancelled'
-           AND jobs.last_error = $16";
+           AND jobs.last_error = $16"
+        )
+    };
+}
+pub(crate) use insert_jobs;
+
+/// `insert_jobs`: stores jobs.
+pub const INSERT: &str = insert_jobs!("");
 
 /// Stores jobs in the caller's transaction. Returns how many were new.
 ///
@@ -90,30 +103,30 @@ async fn insert_chunk(
     statement: &Statement,
     jobs: &[NewJob],
 ) -> Result<u64, tokio_postgres::Error> {
-    fn column<'a, T>(jobs: &'a [NewJob], of: impl FnMut(&'a NewJob) -> T) -> Vec<T> {
-        jobs.iter().map(of).collect()
+    transaction.execute_raw(statement, columns(jobs)).await
+}
+
+/// The parameters of [`INSERT`].
+pub(crate) fn columns(jobs: &[NewJob]) -> [Column<'_>; 16] {
+    fn column<'a, T: ToSql + Sync + Send + 'a>(jobs: &'a [NewJob], of: impl FnMut(&'a NewJob) -> T) -> Column<'a> {
+        Box::new(jobs.iter().map(of).collect::<Vec<_>>())
     }
-    transaction
-        .execute(
-            statement,
-            &[
-                &column(jobs, |j| j.job_id),
-                &column(jobs, |j| j.event.event_id),
-                &column(jobs, |j| j.handler),
-                &column(jobs, |j| &*j.job.name),
-                &column(jobs, |j| j.generation),
-                &column(jobs, |j| j.job.kind),
-                &column(jobs, |j| Json(&*j.job.args)),
-                &column(jobs, |j| Json(j.metadata())),
-                &column(jobs, |j| j.event.occurred_at),
-                &column(jobs, NewJob::expires_at),
-                &column(jobs, |j| j.job.retry.max_attempts),
-                &column(jobs, |j| j.job.retry.initial),
-                &column(jobs, |j| j.job.retry.multiplier),
-                &column(jobs, |j| j.job.retry.max_interval),
-                &column(jobs, |j| j.job.retry.jitter),
-                &GHOST,
-            ],
-        )
-        .await
+    [
+        column(jobs, |j| j.job_id),
+        column(jobs, |j| j.event.event_id),
+        column(jobs, |j| j.handler),
+        column(jobs, |j| &*j.job.name),
+        column(jobs, |j| j.generation),
+        column(jobs, |j| j.job.kind),
+        column(jobs, |j| Json(&*j.job.args)),
+        column(jobs, |j| Json(j.metadata())),
+        column(jobs, |j| j.event.occurred_at),
+        column(jobs, NewJob::expires_at),
+        column(jobs, |j| j.job.retry.max_attempts),
+        column(jobs, |j| j.job.retry.initial),
+        column(jobs, |j| j.job.retry.multiplier),
+        column(jobs, |j| j.job.retry.max_interval),
+        column(jobs, |j| j.job.retry.jitter),
+        Box::new(GHOST),
+    ]
 }

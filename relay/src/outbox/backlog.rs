@@ -147,7 +147,7 @@ impl Reading<'_> {
         let after_ids: Vec<Option<Uuid>> = lanes.iter().map(|lane| lane.window.map(|window| window.1.1)).collect();
         let rows = within(
             PATIENCE,
-            self.client.query_typed(
+            self.source.query(
                 BACKLOG,
                 &[
                     (&numbers, Type::INT2_ARRAY),

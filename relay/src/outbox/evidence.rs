@@ -34,7 +34,7 @@ pub const WITNESS: &str = "
               LIMIT 1)
              UNION ALL
             (SELECT row.*
-               FROM unnest($5) AS ended (transaction_id)
+               FROM unnest($5::xid8[]) AS ended (transaction_id)
               CROSS JOIN LATERAL (
                     SELECT event_id, transaction_id, position, xmin AS inserter
                       FROM aftercommit.outbox AS row
@@ -89,7 +89,7 @@ impl Reading<'_> {
         let (low, high, upper, ended) = range.bounds();
         let rows = within(
             PATIENCE,
-            self.client.query_typed(
+            self.source.query(
                 WITNESS,
                 &[
                     (&range.lane, Type::INT2),
@@ -120,7 +120,7 @@ impl Reading<'_> {
         let columns = Witnesses::new(witnesses.iter().copied().map(Some));
         let rows = within(
             PATIENCE,
-            self.client.query_typed(
+            self.source.query(
                 PRESENT,
                 &[
                     (&columns.event_ids, Type::UUID_ARRAY),
@@ -138,7 +138,7 @@ impl Reading<'_> {
     /// # Errors
     /// Whatever PostgreSQL says.
     pub async fn absent(&self, event_ids: &[Uuid]) -> Result<Vec<Uuid>, Error> {
-        let rows = within(PATIENCE, self.client.query_typed(ABSENT, &[(&event_ids, Type::UUID_ARRAY)])).await?;
+        let rows = within(PATIENCE, self.source.query(ABSENT, &[(&event_ids, Type::UUID_ARRAY)])).await?;
         Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
     }
 
@@ -148,7 +148,7 @@ impl Reading<'_> {
     /// Whatever PostgreSQL says.
     pub async fn newest(&self, before: Option<Uuid>, limit: usize) -> Result<Vec<(Uuid, OffsetDateTime)>, Error> {
         let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&before, Type::UUID), (&(limit as i64), Type::INT8)];
-        let rows = within(PATIENCE, self.client.query_typed(NEWEST, &parameters)).await?;
+        let rows = within(PATIENCE, self.source.query(NEWEST, &parameters)).await?;
         let event = |row: &Row| Ok::<_, tokio_postgres::Error>((row.try_get(0)?, row.try_get(1)?));
         Ok(rows.iter().map(event).collect::<Result<_, _>>()?)
     }

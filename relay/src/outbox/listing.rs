@@ -101,7 +101,7 @@ impl Reading<'_> {
             Some(_) => None,
             None => {
                 let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&after, Type::UUID), (&PAGE_ROWS, Type::INT8)];
-                let rows = within(PATIENCE, self.client.query_typed(STEP_END, &parameters)).await?;
+                let rows = within(PATIENCE, self.source.query(STEP_END, &parameters)).await?;
                 rows.first().map(|row| row.try_get(0)).transpose()?
             }
         };
@@ -112,7 +112,7 @@ impl Reading<'_> {
             (&end as _, Type::UUID),
             (&limit as _, Type::INT8),
         ]);
-        let rows = within(PATIENCE, self.client.query_typed(STEP, &parameters)).await?;
+        let rows = within(PATIENCE, self.source.query(STEP, &parameters)).await?;
         let rows = rows
             .iter()
             .map(|row| {

@@ -5,9 +5,10 @@ use std::time::Duration;
 
 use tokio_postgres::error::SqlState;
 use tokio_postgres::types::{PgLsn, Type};
-use tokio_postgres::{Client, Row, SimpleQueryMessage};
+use tokio_postgres::{Row, SimpleQueryMessage};
 
 use super::evidence::Witnesses;
+use super::source::Source;
 use super::window::Snapshot;
 use super::{Error, Identity, PATIENCE, Reading, SLICE_ROWS, Server, Witness};
 use crate::postgres::{self, within};
@@ -63,20 +64,6 @@ pub struct Answer {
     /// Whether there is any row at all; only asked without a witness.
     pub any: bool,
 }
-
-/// `begin`: the transaction, whether this server is a standby, and settings: planned for index reads only, and ended by the
-/// server where the relay does not go on (it may be frozen). `SHOW` takes no snapshot, so the answer is older than the
-/// snapshot that follows and a promotion in between can't be missed. One SELECT costs a third of seven SETs.
-const BEGIN: &str = "
-    BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY;
-    SHOW in_hot_standby;
-    SELECT set_config('statement_timeout', '30s', true),
-           set_config('idle_in_transaction_session_timeout', '30s', true),
-           set_config('max_parallel_workers_per_gather', '0', true),
-           set_config('enable_seqscan', 'off', true),
-           set_config('enable_sort', 'off', true),
-           set_config('jit', 'off', true),
-           set_config('row_security', 'off', true)";
 
 /// Where the database stands, and per lane what holds and what is new.
 macro_rules! look_statement {
@@ -158,18 +145,19 @@ pub const LOOK: &str = look_statement!(
 );
 
 /// `look_plain`: the same for lanes that have a witness and no open window, and whose `seen` has nothing in progress, as is
-/// usual: the rest goes without saying. It is planned anew each time, so what is not asked need not be planned.
+/// usual: the rest goes without saying. Behind a pooler it is planned anew each time, so what is not asked need not be planned.
 pub const LOOK_PLAIN: &str = look_statement!("false", "", "true");
 
 /// Begins a read transaction and looks.
 ///
 /// # Errors
 /// [`Error::Standby`], [`Error::Subscribed`], and whatever PostgreSQL says; the connection is then to be dropped.
-pub async fn look<'a>(client: &'a Client, questions: &[Question<'_>]) -> Result<(Reading<'a>, Look), Error> {
+pub async fn look<'a>(source: impl Into<Source<'a>>, questions: &[Question<'_>]) -> Result<(Reading<'a>, Look), Error> {
+    let source = source.into();
     // Both are sent at once: one round trip.
-    let (begun, look) = within(PATIENCE, async { Ok(tokio::join!(begin(client), ask(client, questions))) }).await?;
+    let (begun, look) = within(PATIENCE, async { Ok(tokio::join!(begin(source), ask(source, questions))) }).await?;
     begun?;
-    Ok((Reading { client }, look?))
+    Ok((Reading { source }, look?))
 }
 
 /// Looks outside of a transaction: the idle poll, in one light statement. Only good for whether to [`look`]: a standby refuses
@@ -177,8 +165,9 @@ pub async fn look<'a>(client: &'a Client, questions: &[Question<'_>]) -> Result<
 ///
 /// # Errors
 /// As [`look`].
-pub async fn glance(client: &Client, questions: &[Question<'_>]) -> Result<Look, Error> {
-    let glanced = within(PATIENCE, async { Ok(ask(client, questions).await) }).await?;
+pub async fn glance<'a>(source: impl Into<Source<'a>>, questions: &[Question<'_>]) -> Result<Look, Error> {
+    let source = source.into();
+    let glanced = within(PATIENCE, async { Ok(ask(source, questions).await) }).await?;
     glanced.map_err(|error| match &error {
         // The ends of the WAL can't be asked for during recovery.
         Error::Postgres(postgres::Error::Postgres(e))
@@ -190,8 +179,8 @@ pub async fn glance(client: &Client, questions: &[Question<'_>]) -> Result<Look,
     })
 }
 
-async fn begin(client: &Client) -> Result<(), Error> {
-    standby_check(&client.simple_query(BEGIN).await?)
+async fn begin(source: Source<'_>) -> Result<(), Error> {
+    standby_check(&source.client.simple_query(source.begin()).await?)
 }
 
 fn standby_check(answers: &[SimpleQueryMessage]) -> Result<(), Error> {
@@ -199,7 +188,7 @@ fn standby_check(answers: &[SimpleQueryMessage]) -> Result<(), Error> {
     if standby { Err(Error::Standby) } else { Ok(()) }
 }
 
-async fn ask(client: &Client, questions: &[Question<'_>]) -> Result<Look, Error> {
+async fn ask(source: Source<'_>, questions: &[Question<'_>]) -> Result<Look, Error> {
     let lanes: Vec<i16> = questions.iter().map(|q| q.lane).collect();
     // What has come since a window was opened has to wait for its end: it need not be counted again and again.
     let seen: Vec<Option<&Snapshot>> = questions.iter().map(|q| q.next_witness.is_none().then_some(q.seen)).collect();
@@ -207,8 +196,8 @@ async fn ask(client: &Client, questions: &[Question<'_>]) -> Result<Look, Error>
     let (w, n) = (witness(|q| q.witness), witness(|q| q.next_witness));
     let limit = SLICE_ROWS as i64 + 1;
     let plain = questions.iter().all(Question::is_plain);
-    let rows = client
-        .query_typed(
+    let rows = source
+        .query(
             if plain { LOOK_PLAIN } else { LOOK },
             &[
                 (&lanes, Type::INT2_ARRAY),

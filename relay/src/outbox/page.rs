@@ -209,12 +209,12 @@ impl Reading<'_> {
     /// # Errors
     /// Whatever PostgreSQL says.
     pub async fn present_ids(&self, events: &[Uuid]) -> Result<Vec<Uuid>, Error> {
-        let rows = within(PATIENCE, self.client.query_typed(PRESENT, &[(&events, Type::UUID_ARRAY)])).await?;
+        let rows = within(PATIENCE, self.source.query(PRESENT, &[(&events, Type::UUID_ARRAY)])).await?;
         Ok(rows.iter().map(|row| row.try_get(0)).collect::<Result<_, _>>()?)
     }
 
     async fn one(&self, sql: &str, parameters: Parameters<'_>) -> Result<Option<Row>, Error> {
-        Ok(within(PATIENCE, self.client.query_typed(sql, &parameters)).await?.into_iter().next())
+        Ok(within(PATIENCE, self.source.query(sql, &parameters)).await?.into_iter().next())
     }
 
     /// Rows up to the limit and about [`SLICE_BYTES`]; the flag says whether these are all.
@@ -226,7 +226,7 @@ impl Reading<'_> {
     ) -> Result<(Vec<OutboxRow>, bool), Error> {
         let rows_limit = limit.0;
         let read = async {
-            let stream = self.client.query_typed_raw(sql, parameters).await?;
+            let stream = self.source.stream(sql, parameters).await?;
             take(stream, rows_limit).await
         };
         let (rows, whole) = within(PATIENCE, read).await?;

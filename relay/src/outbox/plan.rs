@@ -111,7 +111,7 @@ impl Reading<'_> {
         if plan.upto.is_none() && !ended.is_empty() {
             let rows = within(
                 PATIENCE,
-                self.client.query_typed(
+                self.source.query(
                     PLAN_SINGLE,
                     &[
                         (&range.lane, Type::INT2),
@@ -129,7 +129,7 @@ impl Reading<'_> {
         let (from_id, from_position) = plan.upto.unwrap_or((low, i64::MIN));
         let rows = within(
             PATIENCE,
-            self.client.query_typed(
+            self.source.query(
                 PLAN,
                 &[
                     (&range.lane, Type::INT2),

@@ -170,7 +170,7 @@ impl Reading<'_> {
             _ => (READ_SINGLE, Way::InOrder),
         };
         let read = async {
-            let mut stream = pin!(self.client.query_typed_raw(sql, columns.parameters()).await?);
+            let mut stream = pin!(self.source.stream(sql, columns.parameters()).await?);
             let mut reads: Vec<Read> = stretches.iter().map(|_| Read::default()).collect();
             let (mut bytes, mut complete) = (0, reads.len());
             while let Some(row) = stream.try_next().await? {
