@@ -25,14 +25,14 @@ SELECT event.event_id, coalesce(event.transaction_id < cursor.all_seen_below::xi
   LEFT JOIN unnest($2::smallint[], $3::text[]) AS cursor (lane, all_seen_below) ON cursor.lane = event.lane
  WHERE event.lane = (hashtextextended($1 COLLATE \"C\", 0) & 15)::smallint
    AND event.aggregate_type || '/' || event.aggregate_id = $1
-   AND NOT event.metadata ? $4
+   AND NOT starts_with(event.metadata::text, '{\"' || $4 || '\"')
  ORDER BY event.transaction_id, event.position";
 
 /// Purpose: blanks events.
 const BLANK_EVENTS: &str = "
 UPDATE aftercommit.outbox
    SET payload  = '{}',
-       metadata = jsonb_build_object($2::text, now())
+       metadata = json_build_object($2::text, now())
  WHERE event_id = ANY ($1)";
 
 /// Purpose: blanks the jobs of events, which are finished. Their errors may quote what a server said of an address.

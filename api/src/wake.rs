@@ -13,10 +13,12 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection, Executor};
 use tokio::sync::Notify;
 
-/// Purpose: wakes relays. What a crash loses of it is found by polling, so it does not wait for the disk.
-const NOTIFY: &str = "NOTIFY aftercommit_outbox";
-const SETTINGS: &str = "SET synchronous_commit = 'off'";
+/// Purpose: wakes relays. What a crash loses of it is found by polling, so it does not wait for the disk; for this statement
+/// only, as a pooler may lend the session to a registration next.
+const NOTIFY: &str = "SELECT pg_notify('aftercommit_outbox', ''), set_config('synchronous_commit', 'off', true)";
 const LIMIT: Duration = Duration::from_secs(3);
+/// Between two of them: each is a transaction of the server, and under load would be a large share of its work.
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// The bell.
 #[derive(Clone, Default)]
@@ -48,6 +50,7 @@ impl Wake {
                     Err(_) => tracing::debug!("relays were not woken in time"),
                 }
             }
+            tokio::time::sleep(PAUSE).await;
         }
     }
 }
@@ -55,11 +58,7 @@ impl Wake {
 async fn send(connection: Option<PgConnection>, options: &PgConnectOptions) -> Result<PgConnection, sqlx::Error> {
     let mut connection = match connection {
         Some(connection) => connection,
-        None => {
-            let mut connection = PgConnection::connect_with(options).await?;
-            connection.execute(SETTINGS).await?;
-            connection
-        }
+        None => PgConnection::connect_with(options).await?,
     };
     connection.execute(NOTIFY).await?;
     Ok(connection)

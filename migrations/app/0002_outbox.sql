@@ -15,8 +15,9 @@ CREATE TABLE aftercommit.outbox (
     aggregate_id      text        NOT NULL,
     event_type        text        NOT NULL,
     event_version     integer     NOT NULL DEFAULT 1,
-    payload           jsonb       NOT NULL,
-    metadata          jsonb       NOT NULL DEFAULT '{}',   -- trace context, correlation and causation ids
+    -- json and not jsonb: what is read is what was written, and need not be put together from its parts again.
+    payload           json        NOT NULL,
+    metadata          json        NOT NULL DEFAULT '{}',   -- trace context, correlation and causation ids
     occurred_at       timestamptz NOT NULL DEFAULT now(),
     -- False when the commit may be visible before it is on disk: then the relay waits for the flush.
     durable_at_commit boolean     NOT NULL DEFAULT (current_setting('synchronous_commit') <> 'off'),
@@ -24,23 +25,17 @@ CREATE TABLE aftercommit.outbox (
     CONSTRAINT outbox_pkey PRIMARY KEY (event_id)
 );
 
--- Sets the lane and refuses what no relay could take. One trigger, because PostgreSQL reads and plans the expression of
+-- Sets the lane, and refuses what would harm readers. One trigger, because PostgreSQL reads and plans the expression of
 -- each CHECK and of each generated column anew for every statement that inserts, which costs more than all else of a
--- small insert; a function is prepared once per session, and its errors say which limit was met.
+-- small insert. What is merely odd (an empty name, a version that nobody knows) is for the relay to set aside.
 --
 -- NULLs pass here; the columns' own NOT NULL refuses them.
 CREATE FUNCTION aftercommit.take_event()
 RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     NEW.lane := (hashtextextended((NEW.aggregate_type || '/' || NEW.aggregate_id) COLLATE "C", 0) & 15)::smallint;
-    IF (octet_length(NEW.aggregate_type) BETWEEN 1 AND 100
-        AND octet_length(NEW.aggregate_id) BETWEEN 1 AND 200
-        AND octet_length(NEW.event_type) BETWEEN 1 AND 100
+    IF (pg_column_size(NEW) <= 262144
         AND (NEW.aggregate_type || NEW.aggregate_id || NEW.event_type) COLLATE "C" !~ '[\x01-\x1f\x7f]'
-        AND NEW.event_version BETWEEN 1 AND 32767
-        AND pg_column_size(NEW.payload) <= 262144
-        AND pg_column_size(NEW.metadata) <= 16384
-        AND jsonb_typeof(NEW.metadata) = 'object'
         AND NEW.occurred_at BETWEEN '2000-01-01 00:00:00+00' AND '9999-01-01 00:00:00+00') IS NOT FALSE
     THEN
         RETURN NEW;
@@ -48,15 +43,9 @@ BEGIN
     RAISE check_violation USING
         SCHEMA = 'aftercommit', TABLE = 'outbox', CONSTRAINT = 'outbox_row',
         MESSAGE = CASE
-            WHEN octet_length(NEW.aggregate_type) NOT BETWEEN 1 AND 100 THEN 'aggregate_type must have 1 to 100 bytes'
-            WHEN octet_length(NEW.aggregate_id) NOT BETWEEN 1 AND 200 THEN 'aggregate_id must have 1 to 200 bytes'
-            WHEN octet_length(NEW.event_type) NOT BETWEEN 1 AND 100 THEN 'event_type must have 1 to 100 bytes'
-            WHEN (NEW.aggregate_type || NEW.aggregate_id || NEW.event_type) COLLATE "C" ~ '[\x01-\x1f\x7f]'
+            WHEN pg_column_size(NEW) > 262144 THEN 'an event must have 256 KiB at most'
+            WHEN NEW.occurred_at BETWEEN '2000-01-01 00:00:00+00' AND '9999-01-01 00:00:00+00'
                 THEN 'aggregate_type, aggregate_id and event_type must have no control characters'
-            WHEN NEW.event_version NOT BETWEEN 1 AND 32767 THEN 'event_version must be from 1 to 32767'
-            WHEN pg_column_size(NEW.payload) > 262144 THEN 'payload must have 256 KiB at most'
-            WHEN pg_column_size(NEW.metadata) > 16384 THEN 'metadata must have 16 KiB at most'
-            WHEN jsonb_typeof(NEW.metadata) <> 'object' THEN 'metadata must be an object'
             ELSE 'occurred_at must be from 2000-01-01 to 9999-01-01'
         END;
 END

@@ -10,7 +10,7 @@ CREATE TABLE aftercommit.jobs (
     generation          integer          NOT NULL DEFAULT 0,   -- above 0: made by `replay --again`
     kind                text             NOT NULL,
     args                jsonb            NOT NULL,
-    metadata            jsonb            NOT NULL DEFAULT '{}',
+    metadata            json             NOT NULL DEFAULT '{}', -- the event's, passed on as it is
     occurred_at         timestamptz      NOT NULL,             -- the event's time; what expiry and dates count from
 
     state               text             NOT NULL DEFAULT 'available',

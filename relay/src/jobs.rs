@@ -9,6 +9,7 @@ pub mod doubt;
 pub mod lease;
 pub mod session;
 pub mod process;
+mod json;
 mod pg_time;
 pub mod low_water;
 pub mod rate;
@@ -71,7 +72,7 @@ impl Job {
             Err(Unfit::Name)
         } else if !fits(self.kind, 100) {
             Err(Unfit::Kind)
-        } else if holds_nul(self.args.get()) {
+        } else if !json::fits_jsonb(self.args.get()) {
             Err(Unfit::Args)
         } else if !self.retry.is_sound() {
             Err(Unfit::Retry)
@@ -104,20 +105,14 @@ pub enum Unfit {
     /// The kind.
     #[error("its kind takes 1 to 100 bytes, and no NUL")]
     Kind,
-    /// `jsonb` has no NUL, not even escaped.
-    #[error("its arguments hold the character U+0000, which PostgreSQL cannot keep")]
+    /// See [`json::fits_jsonb`].
+    #[error(
+        "its arguments hold what PostgreSQL's jsonb cannot keep: U+0000, half a surrogate pair, or an enormous number"
+    )]
     Args,
     /// The retry policy.
     #[error("its retry policy is out of bounds: at least one attempt, intervals above 0 that grow, jitter from 0 to 1")]
     Retry,
-}
-
-/// Whether some JSON has an escaped NUL: `\u0000` after an even number of backslashes.
-fn holds_nul(json: &str) -> bool {
-    json.match_indices("\\u0000").any(|(at, _)| {
-        let before = json.as_bytes()[..at].iter().rev().take_while(|byte| **byte == b'\\').count();
-        before % 2 == 0
-    })
 }
 
 /// The states of a job, and what leads on from each:

@@ -281,7 +281,7 @@ async fn erasing_blanks_events_and_jobs_and_nothing_runs_on_them_again() -> Resu
     let done: Value = serde_json::from_str(&done.stdout)?;
     assert_eq!((&done["events"], &done["jobs"]), (&2.into(), &2.into()), "{done}");
 
-    let blank = "SELECT count(*) FROM aftercommit.outbox WHERE payload = '{}' AND event_id = ANY ($1)";
+    let blank = "SELECT count(*) FROM aftercommit.outbox WHERE payload::text = '{}' AND event_id = ANY ($1)";
     assert_eq!(world.app.query_one(blank, &[&erased.as_slice()]).await?.get::<_, i64>(0), 2);
     let blank = "SELECT count(*) FROM aftercommit.jobs WHERE args = '{}' AND event_id = ANY ($1)";
     assert_eq!(world.jobs.query_one(blank, &[&erased.as_slice()]).await?.get::<_, i64>(0), 2);

@@ -51,7 +51,7 @@ async fn user_and_event_are_written_together() -> Result<()> {
     let client = databases.app.connect(Role::Superuser).await?;
     let row = client
         .query_one(
-            "SELECT aggregate_id, event_type, payload ->> 'email', metadata ? 'traceparent', durable_at_commit
+            "SELECT aggregate_id, event_type, payload ->> 'email', metadata ->> 'traceparent' IS NOT NULL, durable_at_commit
                FROM aftercommit.outbox",
             &[],
         )

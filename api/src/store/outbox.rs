@@ -29,8 +29,8 @@ pub(super) fn with_event<'q>(
         .bind(&event.aggregate_id)
         .bind(event.event_type)
         .bind(event.event_version)
-        .bind(&event.payload)
-        .bind(metadata)
+        .bind(event.payload.to_string())
+        .bind(metadata.to_string())
 }
 
 /// Purpose: whether a transaction is over. Null when it is too long ago to say.

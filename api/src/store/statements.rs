@@ -9,14 +9,13 @@
 pub const BEGIN: &str = "BEGIN";
 
 /// Stores an event for the row that a change before it, `changed`, has returned: `$1` to `$7` are the event's columns.
-/// Answers the transaction's id, which tells the fate of a COMMIT without answer. What is answered must be on disk,
-/// whatever the server's default.
+/// Answers the transaction's id, which tells the fate of a COMMIT without answer. What is answered must be on disk: the role
+/// has synchronous_commit on, and nothing here turns it off for longer than its own transaction.
 macro_rules! insert_event {
     () => {
         "INSERT INTO aftercommit.outbox (event_id, aggregate_type, aggregate_id, event_type, event_version, payload, metadata)
-         SELECT $1, $2, $3, $4, $5, $6, $7
+         SELECT $1, $2, $3, $4, $5, $6::json, $7::json
            FROM changed
-          WHERE set_config('synchronous_commit', 'on', true) IS NOT NULL
          RETURNING pg_current_xact_id()::text"
     };
 }

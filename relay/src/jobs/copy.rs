@@ -76,8 +76,8 @@ fn row(buffer: &mut BytesMut, new: &NewJob) {
     field(buffer, job.name.as_bytes());
     field(buffer, &generation.to_be_bytes());
     field(buffer, job.kind.as_bytes());
-    json(buffer, job.args.get());
-    json(buffer, new.metadata().get());
+    jsonb(buffer, job.args.get());
+    field(buffer, new.metadata().get().as_bytes());
     field(buffer, &microseconds(event.occurred_at).to_be_bytes());
     match new.expires_at() {
         Some(expires_at) => field(buffer, &microseconds(expires_at).to_be_bytes()),
@@ -94,7 +94,7 @@ fn field(buffer: &mut BytesMut, bytes: &[u8]) {
     buffer.put_slice(bytes);
 }
 
-fn json(buffer: &mut BytesMut, text: &str) {
+fn jsonb(buffer: &mut BytesMut, text: &str) {
     length(buffer, text.len() + 1);
     buffer.put_u8(JSONB);
     buffer.put_slice(text.as_bytes());

@@ -89,8 +89,14 @@ async fn watch(
     loop {
         relay.process.fail_if_ended()?;
         seen.peak_kib = seen.peak_kib.max(peak_kib(relay.process.pid())?);
-        let longest: f64 = app.query_one(LONGEST, &[]).await?.get(0);
-        seen.longest = seen.longest.max(Duration::try_from_secs_f64(longest).unwrap_or_default());
+        if let Some(row) = app.query_opt(LONGEST, &[]).await? {
+            let (seconds, doing): (f64, String) = (row.get(0), row.get(1));
+            let longest = Duration::try_from_secs_f64(seconds).unwrap_or_default();
+            if longest > seen.longest {
+                seen.longest = longest;
+                eprintln!("the longest transaction so far, {} ms: {doing}", longest.as_millis());
+            }
+        }
         let row = jobs.query_one(PROGRESS, &[]).await?;
         if until(&Progress { position: row.get(0), done: row.get(1) }) {
             return Ok(());
@@ -99,12 +105,16 @@ async fn watch(
     }
 }
 
-/// The age of the relay's oldest open transaction in this database, in seconds.
+/// The relay's oldest open transaction in this database: its age in seconds, and what it is at.
 const LONGEST: &str = "
-    SELECT coalesce(extract(epoch FROM max(clock_timestamp() - xact_start)), 0)::float8
+    SELECT extract(epoch FROM clock_timestamp() - xact_start)::float8,
+           concat_ws(', ', state, wait_event, left(regexp_replace(query, '\\s+', ' ', 'g'), 100))
       FROM pg_stat_activity
      WHERE datname = current_database()
-       AND usename = 'aftercommit_relay'";
+       AND usename = 'aftercommit_relay'
+       AND xact_start IS NOT NULL
+     ORDER BY xact_start
+     LIMIT 1";
 
 /// The relay's sessions in this database.
 const SESSIONS: &str = "

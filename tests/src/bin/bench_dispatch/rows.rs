@@ -52,7 +52,7 @@ macro_rules! insert {
     INSERT INTO jobs (job_id, event_id, handler, name, generation, kind, args, metadata, occurred_at, expires_at,
                       max_attempts, retry_initial, retry_multiplier, retry_max_interval, retry_jitter)
     SELECT *
-      FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::integer[], $6::text[], $7::jsonb[], $8::jsonb[],
+      FROM unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::integer[], $6::text[], $7::jsonb[], $8::json[],
                   $9::timestamptz[], $10::timestamptz[],
                   $11::smallint[], $12::float8[], $13::float8[], $14::float8[], $15::float8[])",
             $conflict

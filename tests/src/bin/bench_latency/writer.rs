@@ -30,13 +30,15 @@ impl Writer {
         }
         let bell = Arc::new(Notify::new());
         let (rung, client) = (bell.clone(), databases.app.connect(Role::Api).await?);
-        client.batch_execute("SET synchronous_commit = 'off'").await?;
         tokio::spawn(async move {
             loop {
                 rung.notified().await;
-                if client.batch_execute("NOTIFY aftercommit_outbox").await.is_err() {
+                let notify =
+                    "SELECT pg_notify('aftercommit_outbox', ''), set_config('synchronous_commit', 'off', true)";
+                if client.batch_execute(notify).await.is_err() {
                     return;
                 }
+                tokio::time::sleep(Duration::from_millis(1)).await;
             }
         });
         Ok(Self { sessions, bell })
