@@ -27,7 +27,8 @@ CREATE TABLE aftercommit.outbox (
 
 -- Sets the lane, and refuses what would harm readers. One trigger, because PostgreSQL reads and plans the expression of
 -- each CHECK and of each generated column anew for every statement that inserts, which costs more than all else of a
--- small insert. What is merely odd (an empty name, a version that nobody knows) is for the relay to set aside.
+-- small insert. What is merely odd (a version that nobody knows, a payload that no handler can read) is for the relay to set
+-- aside.
 --
 -- NULLs pass here; the columns' own NOT NULL refuses them.
 CREATE FUNCTION aftercommit.take_event()
@@ -35,6 +36,7 @@ RETURNS trigger LANGUAGE plpgsql AS $$
 BEGIN
     NEW.lane := (hashtextextended((NEW.aggregate_type || '/' || NEW.aggregate_id) COLLATE "C", 0) & 15)::smallint;
     IF (pg_column_size(NEW) <= 262144
+        AND octet_length(NEW.aggregate_type || NEW.aggregate_id || NEW.event_type) <= 400
         AND (NEW.aggregate_type || NEW.aggregate_id || NEW.event_type) COLLATE "C" !~ '[\x01-\x1f\x7f]'
         AND NEW.occurred_at BETWEEN '2000-01-01 00:00:00+00' AND '9999-01-01 00:00:00+00') IS NOT FALSE
     THEN
@@ -44,7 +46,9 @@ BEGIN
         SCHEMA = 'aftercommit', TABLE = 'outbox', CONSTRAINT = 'outbox_row',
         MESSAGE = CASE
             WHEN pg_column_size(NEW) > 262144 THEN 'an event must have 256 KiB at most'
-            WHEN NEW.occurred_at BETWEEN '2000-01-01 00:00:00+00' AND '9999-01-01 00:00:00+00'
+            WHEN octet_length(NEW.aggregate_type || NEW.aggregate_id || NEW.event_type) > 400
+                THEN 'aggregate_type, aggregate_id and event_type must have 400 bytes together at most'
+            WHEN (NEW.aggregate_type || NEW.aggregate_id || NEW.event_type) COLLATE "C" ~ '[\x01-\x1f\x7f]'
                 THEN 'aggregate_type, aggregate_id and event_type must have no control characters'
             ELSE 'occurred_at must be from 2000-01-01 to 9999-01-01'
         END;

@@ -14,6 +14,7 @@ use uuid::Uuid;
 use crate::outbox::listing::{EventRow, Step};
 use crate::outbox::page::Filter;
 use crate::outbox::{self, Error};
+use crate::text;
 
 /// A page of events, newest first. Goes on from step to step until the page is full or the outbox at its end.
 ///
@@ -52,7 +53,7 @@ impl EventRow {
             "event_type": self.event_type,
             "event_version": self.event_version,
             "occurred_at": self.occurred_at.format(&Rfc3339).ok(),
-            "metadata": serde_json::from_str::<Value>(&self.metadata).unwrap_or_default(),
+            "metadata": text::json(&self.metadata),
         })
     }
 }

@@ -105,9 +105,10 @@ pub enum Unfit {
     /// The kind.
     #[error("its kind takes 1 to 100 bytes, and no NUL")]
     Kind,
-    /// See [`json::fits_jsonb`].
+    /// What text may hold as JSON, and `jsonb` may not.
     #[error(
-        "its arguments hold what PostgreSQL's jsonb cannot keep: U+0000, half a surrogate pair, or an enormous number"
+        "its arguments hold what PostgreSQL's jsonb cannot keep: U+0000, half a surrogate pair, an enormous number, or \
+         brackets some hundreds deep"
     )]
     Args,
     /// The retry policy.

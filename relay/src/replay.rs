@@ -23,7 +23,7 @@ use tokio_postgres::Client;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-use crate::dispatch::read::{Failure, OutboxKey};
+use crate::dispatch::read::Failure;
 use crate::handlers::Registry;
 use crate::jobs::store::NewJob;
 use crate::outbox::OutboxRow;
@@ -210,11 +210,7 @@ fn handle(
                 let jobs = jobs.into_iter().map(|job| NewJob::new(envelope, handled.handler, generation, job));
                 batch.done(envelope.event_id, handled.handler, jobs);
             }
-            Err(error) => batch.failed(Failure {
-                event: OutboxKey::of(envelope),
-                handler: handled.handler,
-                error: error.to_string(),
-            }),
+            Err(error) => batch.failed(Failure::new(envelope, handled.handler, &error)),
         }
     }
     if let Some(Some(handlers)) = pairs {

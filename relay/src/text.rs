@@ -21,6 +21,11 @@ pub fn one_line(text: &str, bytes: usize) -> String {
     shared::redact::cut(line.trim(), bytes).trim_end().to_owned()
 }
 
+/// JSON to show; what only text can hold is shown as that.
+pub fn json(text: &str) -> serde_json::Value {
+    serde_json::from_str(text).unwrap_or_else(|_| text.into())
+}
+
 /// A time span in its two largest units.
 pub fn span(seconds: f64) -> String {
     if !seconds.is_finite() {

@@ -8,9 +8,14 @@ pub const ERROR_BYTES: usize = 4096;
 /// [`ERROR_BYTES`]. Never empty.
 pub fn redact(text: &str) -> String {
     let mut kept = String::with_capacity(text.len().min(ERROR_BYTES));
-    for (index, part) in text.split('"').enumerate() {
+    let mut rest = Some(text);
+    let mut quoted = false;
+    while let Some(text) = rest {
+        let (part, after) = to_quote(text, quoted);
+        rest = after;
         // Every other part stands in quotes: serde and others quote values so, and names in backticks.
-        if index % 2 == 1 {
+        quoted = !quoted;
+        if !quoted {
             kept.push_str("\"…\"");
             continue;
         }
@@ -28,6 +33,17 @@ pub fn redact(text: &str) -> String {
     if kept.is_empty() { "no message".to_owned() } else { cut(kept, ERROR_BYTES).to_owned() }
 }
 
+/// What stands before the next quote, and what comes after it. In quotes, one with a backslash before it is part of the value.
+fn to_quote(text: &str, quoted: bool) -> (&str, Option<&str>) {
+    let mut escaped = false;
+    let quote = text.char_indices().find(|(_, c)| {
+        let ends = *c == '"' && !escaped;
+        escaped = quoted && *c == '\\' && !escaped;
+        ends
+    });
+    quote.map_or((text, None), |(at, _)| (&text[..at], Some(&text[at + 1..])))
+}
+
 /// The longest start of the text that fits into so many bytes.
 pub fn cut(text: &str, bytes: usize) -> &str {
     &text[..text.floor_char_boundary(bytes)]
@@ -43,6 +59,7 @@ mod tests {
             redact("invalid type: string \"ann@x.org\", expected u32"),
             "invalid type: string \"…\", expected u32"
         );
+        assert_eq!(redact(r#"string "a\"secret\\", expected "b" or c"#), "string \"…\", expected \"…\" or c");
         assert_eq!(redact("550 <ann@x.org>:\r\nno such user"), "550 …@…  no such user");
         assert_eq!(redact("\n"), "no message");
         assert_eq!(redact("missing field `user_id`"), "missing field `user_id`");

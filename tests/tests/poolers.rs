@@ -99,7 +99,6 @@ async fn the_service_works_through_a_transaction_pooler_before_the_application_d
     Ok(())
 }
 
-/// It turns the session's settings away, or ignores them, and that is how it is noticed.
 #[tokio::test(flavor = "multi_thread")]
 async fn plans_are_kept_where_no_pooler_stands_in_between() -> Result<()> {
     let server = DatabaseServer::shared().await?;
@@ -119,6 +118,7 @@ async fn plans_are_kept_where_no_pooler_stands_in_between() -> Result<()> {
     Ok(())
 }
 
+/// It turns the session's settings away, or ignores them, and that is how it is noticed.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_transaction_pooler_before_the_jobs_database_is_refused() -> Result<()> {
     let server = DatabaseServer::shared().await?;

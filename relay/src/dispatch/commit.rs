@@ -75,7 +75,7 @@ fn numbered_after(others: usize, sql: &str) -> String {
     })
 }
 
-/// Why a batch was not stored. Nothing of it was, unless the connection broke at COMMIT: then the cursors tell.
+/// Why a batch was not stored. Nothing of it was, unless the connection broke or no answer came: then the cursors tell.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Another worker has moved a lane since it was read: it owns the lane now.

@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use shared::envelope::Envelope;
+use shared::redact::{self, ERROR_BYTES};
 use time::OffsetDateTime;
 
 use super::choose::{Part, What, choose, verdict};
@@ -59,6 +60,12 @@ pub struct Failure {
 }
 
 impl Failure {
+    /// That a handler could not take an event.
+    pub fn new(envelope: &Envelope, handler: &'static str, error: &impl std::fmt::Display) -> Self {
+        let error = redact::cut(&error.to_string(), ERROR_BYTES).to_owned();
+        Self { event: OutboxKey::of(envelope), handler, error }
+    }
+
     /// Its line in the log.
     pub fn tell(&self) {
         let Self { event, handler, error } = self;
@@ -298,11 +305,7 @@ fn handle(reader: Reader<'_>, taken: &[(Option<OffsetDateTime>, Vec<OutboxRow>)]
                     span.iter().for_each(|span| traced::carry(&mut job, span));
                     job
                 })),
-                Err(error) => batch.failures.push(Failure {
-                    event: OutboxKey::of(envelope),
-                    handler: handled.handler,
-                    error: error.to_string(),
-                }),
+                Err(error) => batch.failures.push(Failure::new(envelope, handled.handler, &error)),
             }
         }
     }

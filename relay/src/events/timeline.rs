@@ -13,6 +13,7 @@ use crate::outbox;
 use crate::outbox::listing::EventRow;
 use crate::outbox::page::{Filter, Limit};
 use crate::postgres::within;
+use crate::text;
 use crate::verify::has_passed;
 
 /// Jobs of one event that are shown; a handler that asks for more is a story of its own.
@@ -43,7 +44,7 @@ impl Timeline {
     pub fn to_json(&self, with_payload: bool) -> Value {
         let mut event = self.event.as_ref().map(EventRow::to_json);
         if let (Some(event), Some(payload), true) = (&mut event, &self.payload, with_payload) {
-            event["payload"] = serde_json::from_str(payload).unwrap_or_default();
+            event["payload"] = text::json(payload);
         }
         json!({
             "event": event,

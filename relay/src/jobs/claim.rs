@@ -27,7 +27,7 @@ pub struct ClaimedJob {
     pub kind: String,
     /// What the kind needs: JSON, written by whom it may be.
     pub args: String,
-    /// The event's metadata: trace context and the like, a JSON object.
+    /// The event's metadata: trace context and the like, usually a JSON object.
     pub metadata: String,
     /// When the event happened, to the second; none when that is no time that mail or a token could carry.
     pub occurred_at: Option<OffsetDateTime>,

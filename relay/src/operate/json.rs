@@ -9,6 +9,7 @@ use super::failures::FailureRow;
 use super::job::{AttemptRow, JobDetail};
 use super::jobs::JobRow;
 use super::pauses::{Part, Pause};
+use crate::text;
 
 fn at(time: Option<OffsetDateTime>) -> Option<String> {
     time?.format(&Rfc3339).ok()
@@ -42,8 +43,7 @@ impl JobDetail {
     /// As JSON; the arguments only when they are asked for, for they hold addresses.
     pub fn to_json(&self, with_args: bool) -> Value {
         let mut job = self.row.to_json();
-        let parsed = |text: &str| serde_json::from_str::<Value>(text).unwrap_or_default();
-        job["metadata"] = parsed(&self.metadata);
+        job["metadata"] = text::json(&self.metadata);
         job["occurred_at"] = json!(at(self.occurred_at));
         job["claim"] = self.claim.into();
         job["held_by"] = json!(self.held_by);
@@ -56,7 +56,7 @@ impl JobDetail {
         });
         job["attempts"] = self.attempts.iter().map(AttemptRow::to_json).collect();
         if with_args {
-            job["args"] = parsed(&self.args);
+            job["args"] = text::json(&self.args);
         }
         job
     }

@@ -32,9 +32,16 @@ const SETTINGS: [(&str, &str); 7] = [
 /// snapshot that follows and a promotion in between can't be missed.
 const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SHOW in_hot_standby";
 
+/// On a session of its own, plans are made once. A plan for each execution may look cheaper, and costs more than the execution.
+const KEEP_PLANS: (&str, &str) = ("plan_cache_mode", "force_generic_plan");
+
+/// Where plans can't be kept, each may as well fit its execution.
+const PLAN_EACH: (&str, &str) = ("plan_cache_mode", "auto");
+
 /// `begin` with the settings. One SELECT costs a third of as many SETs.
 static BEGIN_WITH_SETTINGS: LazyLock<String> = LazyLock::new(|| {
-    let set: Vec<_> = SETTINGS.iter().map(|(name, value)| format!("set_config('{name}', '{value}', true)")).collect();
+    let set = SETTINGS.iter().chain([&PLAN_EACH]);
+    let set: Vec<_> = set.map(|(name, value)| format!("set_config('{name}', '{value}', true)")).collect();
     format!("{BEGIN}; SELECT {}", set.join(", "))
 });
 
@@ -54,7 +61,7 @@ impl Session {
     /// # Errors
     /// As [`postgres::application`], and when there is no outbox that may be read.
     pub async fn connect(url: &DatabaseUrl, name: &str) -> Result<Self, Error> {
-        let (client, own) = postgres::application_session(url, name, &SETTINGS).await?;
+        let (client, own) = postgres::application_session(url, name, &[&SETTINGS[..], &[KEEP_PLANS]].concat()).await?;
         if !own {
             tracing::debug!("a pooler stands before the application database: nothing is kept on its sessions");
             return Ok(Self { client, kept: None });

@@ -11,7 +11,7 @@ use crate::cli::when::{ids, shown};
 use crate::config::{ApplicationDatabaseArgs, JobsDatabaseArgs};
 use crate::events::timeline::{self, Timeline};
 use crate::operate::job::JobDetail;
-use crate::text::{span, table};
+use crate::text::{json, span, table};
 
 /// Which one.
 #[derive(ClapArgs, Clone, Debug)]
@@ -75,11 +75,14 @@ fn text(timeline: &Timeline, with_payload: bool) -> String {
                 ("aggregate", format!("{}/{}", event.aggregate_type, event.aggregate_id)),
                 ("happened", shown(Some(event.occurred_at))),
                 ("outbox", format!("lane {}, position {}", event.lane, event.position)),
-                ("metadata", event.metadata.clone()),
+                ("metadata", json(&event.metadata).to_string()),
                 ("dispatched", dispatched),
             ];
             if with_payload {
-                rows.push(("payload", timeline.payload.clone().unwrap_or_default()));
+                rows.push((
+                    "payload",
+                    timeline.payload.as_deref().map(|payload| json(payload).to_string()).unwrap_or_default(),
+                ));
             }
             table(&rows.into_iter().map(|(name, value)| vec![strong(name), value]).collect::<Vec<_>>())
         }
