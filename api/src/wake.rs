@@ -13,12 +13,9 @@ use sqlx::postgres::{PgConnectOptions, PgConnection};
 use sqlx::{Connection, Executor};
 use tokio::sync::Notify;
 
-/// Purpose: wakes relays. What a crash loses of it is found by polling, so it does not wait for the disk; for this statement
-/// only, as a pooler may lend the session to a registration next.
-const NOTIFY: &str = "SELECT pg_notify('aftercommit_outbox', ''), set_config('synchronous_commit', 'off', true)";
+use crate::store::statements::{NOTIFY, NOTIFY_PAUSE};
+
 const LIMIT: Duration = Duration::from_secs(3);
-/// Between two of them: each is a transaction of the server, and under load would be a large share of its work.
-const PAUSE: Duration = Duration::from_millis(1);
 
 /// The bell.
 #[derive(Clone, Default)]
@@ -50,7 +47,7 @@ impl Wake {
                     Err(_) => tracing::debug!("relays were not woken in time"),
                 }
             }
-            tokio::time::sleep(PAUSE).await;
+            tokio::time::sleep(NOTIFY_PAUSE).await;
         }
     }
 }

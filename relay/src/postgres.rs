@@ -78,8 +78,7 @@ pub async fn application_session(
     name: &str,
     settings: &[(&str, &str)],
 ) -> Result<(Client, bool), Error> {
-    let options: String = settings.iter().map(|(name, value)| format!(" -c {name}={value}")).collect();
-    match own_session(url, name, &options, |_| {}).await {
+    match own_session(url, name, settings, |_| {}).await {
         Ok(Some(client)) => return Ok((client, true)),
         Err(Error::Postgres(error)) if error.as_db_error().is_none_or(|db| speaks_for_postgres(db.code())) => {
             return Err(error.into());
@@ -113,8 +112,8 @@ pub async fn application_listener(
 /// # Errors
 /// As [`application`], and when the settings of the session do not hold, as behind a transaction pooler.
 pub async fn jobs(url: &DatabaseUrl, name: &str) -> Result<Client, Error> {
-    let lease = SESSION_LEASE.as_millis();
-    jobs_session(url, name, &format!("-c idle_session_timeout={lease}"), |_| {}).await
+    let lease = SESSION_LEASE.as_millis().to_string();
+    jobs_session(url, name, &[("idle_session_timeout", &lease)], |_| {}).await
 }
 
 /// Connects to the jobs database for LISTEN, and hands each notification to `heard`. The session may be silent.
@@ -126,20 +125,22 @@ pub async fn jobs_listener(
     name: &str,
     heard: impl Fn(Notification) + Send + 'static,
 ) -> Result<Client, Error> {
-    jobs_session(url, name, "", heard).await
+    jobs_session(url, name, &[], heard).await
 }
 
 async fn jobs_session(
     url: &DatabaseUrl,
     name: &str,
-    options: &str,
+    settings: &[(&str, &str)],
     heard: impl Fn(Notification) + Send + 'static,
 ) -> Result<Client, Error> {
-    let lease = SESSION_LEASE.as_millis();
-    let options = format!(
-        " -c synchronous_commit=on -c search_path=aftercommit -c idle_in_transaction_session_timeout={lease} {options}"
-    );
-    match own_session(url, name, &options, heard).await {
+    let lease = SESSION_LEASE.as_millis().to_string();
+    let every = [
+        ("synchronous_commit", "on"),
+        ("search_path", "aftercommit"),
+        ("idle_in_transaction_session_timeout", lease.as_str()),
+    ];
+    match own_session(url, name, &[&every, settings].concat(), heard).await {
         Ok(session) => session.ok_or(Error::TransactionPooler),
         // What pgbouncer answers to a start-up parameter that it does not pass on.
         Err(Error::Postgres(e)) if e.as_db_error().is_some_and(|db| db.message().contains("startup parameter")) => {
@@ -152,17 +153,19 @@ async fn jobs_session(
 /// A setting that means nothing to PostgreSQL.
 const MARK: &str = "aftercommit.session";
 
-/// Opens a session with options from its start; none when the server has not got them, because a pooler stands in between.
+/// Opens a session with settings from its start; none when the server has not got them, because a pooler stands in between.
 async fn own_session(
     url: &DatabaseUrl,
     name: &str,
-    options: &str,
+    settings: &[(&str, &str)],
     heard: impl Fn(Notification) + Send + 'static,
 ) -> Result<Option<Client>, Error> {
     // Where it is found again, the server has it from this very connection.
     let mark = Uuid::new_v4().simple().to_string();
+    let settings = [settings, &[(MARK, mark.as_str())]].concat();
+    let options: Vec<_> = settings.iter().map(|(name, value)| format!("-c {name}={value}")).collect();
     let mut config = config(url, name);
-    config.options(format!("-c {MARK}={mark}{options}"));
+    config.options(options.join(" "));
     let client = open(&config, &url.tls, heard).await?;
     let asked = [(&MARK as &(dyn ToSql + Sync), Type::TEXT)];
     let told = within(CONNECT_TIMEOUT, client.query_typed("SELECT current_setting($1, true)", &asked)).await?;
@@ -172,6 +175,11 @@ async fn own_session(
 
 /// A statement's parameter, often one value for each of many rows.
 pub type Column<'a> = Box<dyn ToSql + Sync + Send + 'a>;
+
+/// One value for each of many rows, as an array.
+pub fn column<'a, R, T: ToSql + Sync + Send + 'a>(rows: &'a [R], of: impl FnMut(&'a R) -> T) -> Column<'a> {
+    Box::new(rows.iter().map(of).collect::<Vec<_>>())
+}
 
 /// Gives an operation a bound. What was under way when it passes is unknown: the caller drops the connection.
 ///

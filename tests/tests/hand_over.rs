@@ -29,6 +29,14 @@ async fn write(writer: &Client, first: i64, last: i64) -> Result<()> {
     Ok(())
 }
 
+/// Databases with so many events, and who looks into that of the jobs.
+async fn with_events(events: i64) -> Result<(Databases, Client)> {
+    let databases = Databases::new().await?;
+    write(&databases.app.connect(Role::Owner).await?, 1, events).await?;
+    let jobs = databases.jobs.connect(Role::Superuser).await?;
+    Ok((databases, jobs))
+}
+
 async fn batch(worker: &mut Dispatcher) -> Result<Batch> {
     match worker.read().await? {
         Found::Batch(batch) => Ok(batch),
@@ -136,10 +144,7 @@ async fn windows_that_are_run_again_store_nothing() -> Result<()> {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_worker_that_is_overtaken_as_it_hands_over_stores_nothing() -> Result<()> {
     for events in [EVENTS, 5] {
-        let databases = Databases::new().await?;
-        let writer = databases.app.connect(Role::Owner).await?;
-        let jobs = databases.jobs.connect(Role::Superuser).await?;
-        write(&writer, 1, events).await?;
+        let (databases, jobs) = with_events(events).await?;
         let mut owner = Dispatcher::new(&databases, counting()).await?;
         let mut late = Dispatcher::new(&databases, counting()).await?;
         let (first, second) = (batch(&mut owner).await?, batch(&mut late).await?);
@@ -162,10 +167,7 @@ async fn a_worker_that_is_overtaken_as_it_hands_over_stores_nothing() -> Result<
 #[tokio::test(flavor = "multi_thread")]
 async fn one_lane_that_was_moved_fences_all_of_a_batch() -> Result<()> {
     for events in [EVENTS, 40] {
-        let databases = Databases::new().await?;
-        let writer = databases.app.connect(Role::Owner).await?;
-        let jobs = databases.jobs.connect(Role::Superuser).await?;
-        write(&writer, 1, events).await?;
+        let (databases, jobs) = with_events(events).await?;
         let mut late = Dispatcher::new(&databases, counting()).await?;
         let found = batch(&mut late).await?;
         ensure!(found.cursors.len() > 2, "several lanes");

@@ -32,19 +32,7 @@ async fn every_limit_is_kept_and_named() -> Result<()> {
         ("occurred_at", "'9999-01-01 00:00:00+00'", "'infinity'", "to 9999-01-01"),
     ];
     for (column, good, bad, says) in limits {
-        let insert = |value: &str| {
-            let usual = [
-                ("event_id", "gen_random_uuid()"),
-                ("aggregate_type", "'user'"),
-                ("aggregate_id", "'secret-1'"),
-                ("event_type", "'user.registered'"),
-                ("payload", "'{}'"),
-            ];
-            let mut columns: Vec<(&str, &str)> = usual.into_iter().filter(|(name, _)| *name != column).collect();
-            columns.push((column, value));
-            let (names, values): (Vec<_>, Vec<_>) = columns.into_iter().unzip();
-            format!("INSERT INTO aftercommit.outbox ({}) VALUES ({})", names.join(", "), values.join(", "))
-        };
+        let insert = |value: &str| insert(["'user'", "'secret-1'", "'user.registered'"], column, value);
         writer.batch_execute(&insert(good)).await.with_context(|| format!("{column}: {good}"))?;
         let error =
             writer.batch_execute(&insert(bad)).await.err().with_context(|| format!("{column}: {bad} was taken"))?;
@@ -54,6 +42,21 @@ async fn every_limit_is_kept_and_named() -> Result<()> {
         ensure!(!format!("{error:?}").contains("secret-1"), "the row is not quoted: {error:?}");
     }
     Ok(())
+}
+
+/// Inserts an event of this aggregate (type and id) and type, with one column of another value; all in SQL.
+fn insert([aggregate_type, aggregate_id, event_type]: [&str; 3], column: &str, value: &str) -> String {
+    let usual = [
+        ("event_id", "gen_random_uuid()"),
+        ("aggregate_type", aggregate_type),
+        ("aggregate_id", aggregate_id),
+        ("event_type", event_type),
+        ("payload", "'{}'"),
+    ];
+    let mut columns: Vec<(&str, &str)> = usual.into_iter().filter(|(name, _)| *name != column).collect();
+    columns.push((column, value));
+    let (names, values): (Vec<_>, Vec<_>) = columns.into_iter().unzip();
+    format!("INSERT INTO aftercommit.outbox ({}) VALUES ({})", names.join(", "), values.join(", "))
 }
 
 /// What sets the lane and keeps the limits is not to be got round, not even by the owner or as replication does.
@@ -118,17 +121,7 @@ async fn what_is_odd_is_dispatched_or_set_aside() -> Result<()> {
         ("event_id", "'00000000-0000-0000-0000-000000000000'"),
     ];
     for (column, value) in rows {
-        let usual = [
-            ("event_id", "gen_random_uuid()"),
-            ("aggregate_type", "'thing'"),
-            ("aggregate_id", "'1'"),
-            ("event_type", "'thing.happened'"),
-            ("payload", "'{}'"),
-        ];
-        let mut columns: Vec<(&str, &str)> = usual.into_iter().filter(|(name, _)| *name != column).collect();
-        columns.push((column, value));
-        let (names, values): (Vec<_>, Vec<_>) = columns.into_iter().unzip();
-        let insert = format!("INSERT INTO aftercommit.outbox ({}) VALUES ({})", names.join(", "), values.join(", "));
+        let insert = insert(["'thing'", "'1'", "'thing.happened'"], column, value);
         writer.batch_execute(&insert).await.with_context(|| format!("{column}: {value}"))?;
     }
     // The reason quotes it, and is longer than what is kept of reasons.

@@ -3,7 +3,15 @@
 //! The rule of the outbox is that the aggregate's row is locked first and the event inserted then. Here both are one
 //! statement: the insert selects from the change, so it runs after it, and not at all when the change found no row.
 //!
-//! This file uses nothing else of the program, so that `cargo bench-write` measures these very statements.
+//! This file uses nothing else of the program, so that the benchmarks measure these very statements.
+
+use std::time::Duration;
+
+/// Purpose: wakes relays. What a crash loses of it is found by polling, so it does not wait for the disk; for this statement
+/// only, as a pooler may lend the session to a registration next.
+pub const NOTIFY: &str = "SELECT pg_notify('aftercommit_outbox', ''), set_config('synchronous_commit', 'off', true)";
+/// Between two of [`NOTIFY`]: each is a transaction of the server, and under load would be a large share of its work.
+pub const NOTIFY_PAUSE: Duration = Duration::from_millis(1);
 
 /// Purpose: opens the transaction.
 pub const BEGIN: &str = "BEGIN";

@@ -7,6 +7,7 @@ use tokio_postgres::{Client, Statement, Transaction};
 use super::cursor::Cursor;
 use crate::outbox::window::Snapshot;
 use crate::outbox::{Identity, Witness};
+use crate::postgres::column;
 
 /// A cursor as it once was.
 #[derive(Clone, Debug)]
@@ -55,27 +56,16 @@ pub async fn keep(
     if worth.is_empty() {
         return Ok(());
     }
-    fn column<'a, T>(
-        cursors: &'a [(&'a Cursor, Identity, Witness)],
-        of: impl FnMut(&'a (&'a Cursor, Identity, Witness)) -> T,
-    ) -> Vec<T> {
-        cursors.iter().map(of).collect()
-    }
-    transaction
-        .execute(
-            statement,
-            &[
-                &column(&worth, |(c, _, _)| c.lane),
-                &column(&worth, |(_, i, _)| i.system_identifier),
-                &column(&worth, |(_, i, _)| i.timeline),
-                &column(&worth, |(c, _, _)| &c.seen),
-                &column(&worth, |(_, _, w)| w.event_id),
-                &column(&worth, |(_, _, w)| w.transaction_id),
-                &column(&worth, |(_, _, w)| w.position),
-            ],
-        )
-        .await
-        .map(drop)
+    let columns = [
+        column(&worth, |(c, _, _)| c.lane),
+        column(&worth, |(_, i, _)| i.system_identifier),
+        column(&worth, |(_, i, _)| i.timeline),
+        column(&worth, |(c, _, _)| &c.seen),
+        column(&worth, |(_, _, w)| w.event_id),
+        column(&worth, |(_, _, w)| w.transaction_id),
+        column(&worth, |(_, _, w)| w.position),
+    ];
+    transaction.execute_raw(statement, columns).await.map(drop)
 }
 
 /// `load`: a lane's checkpoints on one cluster, the newest first.

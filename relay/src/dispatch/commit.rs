@@ -16,7 +16,7 @@ use super::cursor;
 use super::read::{Batch, Failure};
 use crate::jobs::copy;
 use crate::jobs::store::{self, insert_jobs};
-use crate::postgres::{self, SESSION_LEASE, within};
+use crate::postgres::{self, SESSION_LEASE, column, within};
 
 /// `insert_failures`: keeps what a handler could not take; a further failure of the same counts up.
 pub const INSERT_FAILURES: &str = "
@@ -35,7 +35,7 @@ pub const INSERT_FAILURES: &str = "
 pub fn hand_over() -> String {
     let advance = cursor::ADVANCE;
     let insert = numbered_after(
-        17,
+        cursor::PARAMETERS,
         insert_jobs!(
             "
      WHERE EXISTS (SELECT FROM advanced)"
@@ -223,22 +223,14 @@ pub async fn insert_failures(
     if failures.is_empty() {
         return Ok(());
     }
-    fn column<'a, T>(failures: &'a [Failure], of: impl FnMut(&'a Failure) -> T) -> Vec<T> {
-        failures.iter().map(of).collect()
-    }
-    transaction
-        .execute(
-            statement,
-            &[
-                &column(failures, |f| f.event.event_id),
-                &column(failures, |f| f.handler),
-                &column(failures, |f| f.event.lane),
-                &column(failures, |f| f.event.aggregate_type.as_str()),
-                &column(failures, |f| f.event.aggregate_id.as_str()),
-                &column(failures, |f| f.event.event_type.as_str()),
-                &column(failures, |f| f.error.as_str()),
-            ],
-        )
-        .await
-        .map(drop)
+    let columns = [
+        column(failures, |f| f.event.event_id),
+        column(failures, |f| f.handler),
+        column(failures, |f| f.event.lane),
+        column(failures, |f| f.event.aggregate_type.as_str()),
+        column(failures, |f| f.event.aggregate_id.as_str()),
+        column(failures, |f| f.event.event_type.as_str()),
+        column(failures, |f| f.error.as_str()),
+    ];
+    transaction.execute_raw(statement, columns).await.map(drop)
 }

@@ -1,14 +1,13 @@
 //! A lane's cursor: how far it has seen, with the evidence, and the window being worked off.
 
 use time::OffsetDateTime;
-use tokio_postgres::types::ToSql;
 use tokio_postgres::{Client, Row, Statement, Transaction};
 use uuid::Uuid;
 
 use super::lanes::LANES;
 use crate::outbox::window::Snapshot;
 use crate::outbox::{Evidence, Identity, Question, Witness};
-use crate::postgres::Column;
+use crate::postgres::{Column, column};
 
 /// A row of `lane_cursors`.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -183,11 +182,11 @@ pub async fn advance(
     transaction.execute_raw(statement, columns(cursors)).await
 }
 
+/// How many parameters [`ADVANCE`] has.
+pub(super) const PARAMETERS: usize = 17;
+
 /// The parameters of [`ADVANCE`].
-pub(super) fn columns(cursors: &[Cursor]) -> [Column<'_>; 17] {
-    fn column<'a, T: ToSql + Sync + Send + 'a>(cursors: &'a [Cursor], of: impl FnMut(&'a Cursor) -> T) -> Column<'a> {
-        Box::new(cursors.iter().map(of).collect::<Vec<_>>())
-    }
+pub(super) fn columns(cursors: &[Cursor]) -> [Column<'_>; PARAMETERS] {
     fn window(cursor: &Cursor) -> Option<&Window> {
         cursor.window.as_ref()
     }

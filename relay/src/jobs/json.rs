@@ -99,12 +99,11 @@ impl Scan<'_> {
         self.rest = rest;
         let mut parts = number.splitn(2, |byte| matches!(byte, b'e' | b'E'));
         let digits = parts.next().map_or(0, <[u8]>::len);
-        let exponent =
-            parts.next().and_then(|exponent| std::str::from_utf8(exponent).ok()).map_or(Some(0), |exponent| {
-                let digits = exponent.trim_start_matches(['+', '-']).trim_start_matches('0');
-                if digits.is_empty() { Some(0) } else { digits.parse().ok() }
-            });
-        digits < MOST && exponent.is_some_and(|exponent: usize| exponent <= MOST)
+        let exponent = parts.next().map_or(Ok(0), |exponent| {
+            let exponent = std::str::from_utf8(exponent).unwrap_or_default();
+            exponent.trim_start_matches(['+', '-']).parse()
+        });
+        digits < MOST && exponent.is_ok_and(|exponent: usize| exponent <= MOST)
     }
 }
 

@@ -6,13 +6,13 @@ use futures_util::future::try_join_all;
 use serde_json::value::RawValue;
 use shared::envelope::{Envelope, Head};
 use time::OffsetDateTime;
-use tokio_postgres::types::{Json, ToSql};
+use tokio_postgres::types::Json;
 use tokio_postgres::{Statement, Transaction};
 use uuid::Uuid;
 
 use super::Job;
 use super::id::job_id;
-use crate::postgres::Column;
+use crate::postgres::{Column, column};
 
 /// A job with everything that its row begins with.
 #[derive(Clone, Debug)]
@@ -108,9 +108,6 @@ async fn insert_chunk(
 
 /// The parameters of [`INSERT`].
 pub(crate) fn columns(jobs: &[NewJob]) -> [Column<'_>; 16] {
-    fn column<'a, T: ToSql + Sync + Send + 'a>(jobs: &'a [NewJob], of: impl FnMut(&'a NewJob) -> T) -> Column<'a> {
-        Box::new(jobs.iter().map(of).collect::<Vec<_>>())
-    }
     [
         column(jobs, |j| j.job_id),
         column(jobs, |j| j.event.event_id),

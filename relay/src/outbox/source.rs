@@ -35,7 +35,7 @@ const BEGIN: &str = "BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY; SHOW in_ho
 /// On a session of its own, plans are made once. A plan for each execution may look cheaper, and costs more than the execution.
 const KEEP_PLANS: (&str, &str) = ("plan_cache_mode", "force_generic_plan");
 
-/// Where plans can't be kept, each may as well fit its execution.
+/// What is not kept is planned for each execution, on a worker's session too.
 const PLAN_EACH: (&str, &str) = ("plan_cache_mode", "auto");
 
 /// `begin` with the settings. One SELECT costs a third of as many SETs.

@@ -33,12 +33,10 @@ impl Writer {
         tokio::spawn(async move {
             loop {
                 rung.notified().await;
-                let notify =
-                    "SELECT pg_notify('aftercommit_outbox', ''), set_config('synchronous_commit', 'off', true)";
-                if client.batch_execute(notify).await.is_err() {
+                if client.batch_execute(statements::NOTIFY).await.is_err() {
                     return;
                 }
-                tokio::time::sleep(Duration::from_millis(1)).await;
+                tokio::time::sleep(statements::NOTIFY_PAUSE).await;
             }
         });
         Ok(Self { sessions, bell })
