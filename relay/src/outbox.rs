@@ -27,6 +27,7 @@ use tokio_postgres::types::Json;
 use uuid::Uuid;
 
 use crate::postgres::{self, within};
+use types::Moment;
 use window::TransactionId;
 
 pub use evidence::Evidence;
@@ -136,6 +137,7 @@ impl Reading<'_> {
 fn outbox_row(row: &Row, lane: i16) -> Result<OutboxRow, tokio_postgres::Error> {
     let Json(payload): Json<Box<RawValue>> = row.try_get(7)?;
     let Json(metadata): Json<Box<RawValue>> = row.try_get(8)?;
+    let Moment(occurred_at) = row.try_get(9)?;
     let head = Head {
         event_id: row.try_get(0)?,
         position: row.try_get(1)?,
@@ -145,7 +147,7 @@ fn outbox_row(row: &Row, lane: i16) -> Result<OutboxRow, tokio_postgres::Error> 
         event_type: row.try_get(5)?,
         event_version: row.try_get(6)?,
         metadata,
-        occurred_at: row.try_get(9)?,
+        occurred_at,
     };
     Ok(OutboxRow {
         envelope: Envelope { head: Arc::new(head), payload },

@@ -2,6 +2,9 @@
 
 use shared::terminal::width;
 
+/// Bytes of a name that are shown.
+const LONGEST_NAME: usize = 1_000;
+
 /// A table with its columns in line, whatever styles the cells have; the last one ends ragged.
 pub fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or_default();
@@ -19,6 +22,16 @@ pub fn table(rows: &[Vec<String>]) -> String {
 pub fn one_line(text: &str, bytes: usize) -> String {
     let line: String = text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect();
     shared::redact::cut(line.trim(), bytes).trim_end().to_owned()
+}
+
+/// An aggregate as people name it, on one line whatever its writer called it.
+pub fn aggregate(aggregate_type: &str, aggregate_id: &str) -> String {
+    one_line(&format!("{aggregate_type}/{aggregate_id}"), LONGEST_NAME)
+}
+
+/// An event's type, on one line likewise.
+pub fn event_type(event_type: &str) -> String {
+    one_line(event_type, LONGEST_NAME)
 }
 
 /// JSON to show; what only text can hold is shown as that.

@@ -29,7 +29,7 @@ pub struct Head {
     pub event_id: Uuid,
     /// The order within an aggregate (and within a lane); given by the database.
     pub position: i64,
-    /// 0 to 15: the hash of the aggregate.
+    /// 0 to 15: a hash of the aggregate's id.
     pub lane: i16,
     /// Such as `user`.
     pub aggregate_type: String,

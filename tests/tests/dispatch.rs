@@ -54,7 +54,8 @@ async fn what_commits_between_two_statements_of_a_poll_waits_for_the_next() -> R
     write_event(&early, "a", 1).await?;
     let early_id: TransactionId = early.query_one("SELECT pg_current_xact_id()", &[]).await?.get(0);
     write_event(&writer, "a", 2).await?;
-    let lane: i16 = writer.query_one("SELECT lane FROM aftercommit.outbox", &[]).await?.get(0);
+    let lane: i16 =
+        writer.query_one("SELECT aftercommit.lane(aggregate_id) FROM aftercommit.outbox", &[]).await?.get(0);
 
     let application = relay::postgres::application(&url(&databases.app.url(Role::Relay))?, "test").await?;
     let seen = Snapshot::NOTHING;

@@ -136,7 +136,7 @@ async fn no_witness_goes_not_an_idle_lane_s_and_not_a_checkpoint_s() -> Result<(
     world.event("often", 200).await?;
     let last = world.event("often", 100).await?;
     world.dispatch_and_finish().await?;
-    let lanes = "SELECT count(DISTINCT lane) FROM aftercommit.outbox";
+    let lanes = "SELECT count(DISTINCT aftercommit.lane(aggregate_id)) FROM aftercommit.outbox";
     ensure!(world.app.query_one(lanes, &[]).await?.get::<_, i64>(0) == 2, "the aggregates are in two lanes");
 
     let done = world.prune(&[]).await?;

@@ -24,7 +24,7 @@ async fn user_event(client: &Client, user: Uuid, event_type: &str, hours_ago: i3
     client
         .execute(
             "INSERT INTO aftercommit.outbox (event_id, aggregate_type, aggregate_id, event_type, payload, occurred_at)
-             VALUES ($1, 'user', $2, $3,
+             VALUES ($1, 'user', $2::text, $3,
                      jsonb_build_object('user_id', $2::text, 'email', 'ann@example.org', 'display_name', 'Ann'),
                      now() - $4 * interval '1 hour')",
             &[&event_id, &user.to_string(), &event_type, &f64::from(hours_ago)],

@@ -15,7 +15,7 @@ SET row_security = off";
 pub const COUNT: &str = "
 SELECT count(*)
   FROM aftercommit.outbox
- WHERE lane = $1
+ WHERE aftercommit.lane(aggregate_id) = $1
    AND transaction_id < $2::text::xid8
    AND occurred_at < $3";
 
@@ -23,7 +23,7 @@ SELECT count(*)
 pub const ROWS: &str = "
 SELECT event_id, transaction_id::text AS transaction_id, position, occurred_at < $6 AS old
   FROM aftercommit.outbox AS event
- WHERE lane = $1
+ WHERE aftercommit.lane(event.aggregate_id) = $1
    AND event.transaction_id < $2::text::xid8
    AND (event.transaction_id, position, event_id) > ($3::text::xid8, $4, $5)
  ORDER BY event.transaction_id, position, event_id

@@ -24,7 +24,7 @@ const MOST_JOBS: i64 = 100;
 
 /// `event`: one row of the outbox.
 const EVENT: &str = "
-    SELECT lane, transaction_id, position, aggregate_type, aggregate_id, event_type, event_version,
+    SELECT aftercommit.lane(aggregate_id), transaction_id, position, aggregate_type, aggregate_id, event_type, event_version,
            payload, metadata, extract(epoch FROM occurred_at)::float8, durable_at_commit
       FROM aftercommit.outbox
      WHERE event_id = $1";

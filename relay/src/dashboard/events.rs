@@ -31,16 +31,16 @@ const PASSED_IN_LANE: i64 = 50_000;
 /// or in all, and how far back that was. A row without an event says so when none is among them.
 pub const EVENTS: &str = "
     WITH passed AS MATERIALIZED (
-        SELECT DISTINCT key.lane, key.transaction_id, key.position
+        SELECT DISTINCT lanes.lane::smallint AS lane, key.transaction_id, key.position
           FROM generate_series(0, 15) AS lanes (lane)
          CROSS JOIN LATERAL (
-               SELECT lane, transaction_id, position
+               SELECT transaction_id, position
                  FROM aftercommit.outbox
-                WHERE lane = lanes.lane::smallint
+                WHERE aftercommit.lane(aggregate_id) = lanes.lane::smallint
                   AND ($1::xid8 IS NULL OR (transaction_id, position) < ($1, $2))
                 ORDER BY transaction_id DESC, position DESC
                 LIMIT $8) AS key
-         WHERE $3::text IS NULL OR lanes.lane = (hashtextextended($3 COLLATE \"C\", 0) & 15)
+         WHERE $3::text IS NULL OR lanes.lane = aftercommit.lane(substr($3, strpos($3, '/') + 1))
          ORDER BY key.transaction_id DESC, key.position DESC
          LIMIT $8
     ), last AS (
@@ -54,9 +54,12 @@ pub const EVENTS: &str = "
            event.event_type, event.lane, extract(epoch FROM event.occurred_at)::float8
       FROM last
       LEFT JOIN LATERAL (
-           SELECT outbox.*
+           SELECT outbox.*, passed.lane
              FROM passed
-             JOIN aftercommit.outbox USING (lane, transaction_id, position)
+             JOIN aftercommit.outbox
+               ON aftercommit.lane(aggregate_id) = passed.lane
+              AND outbox.transaction_id = passed.transaction_id
+              AND outbox.position       = passed.position
             WHERE ($3::text        IS NULL OR aggregate_type || '/' || aggregate_id = $3)
               AND ($4::text        IS NULL OR event_type = $4)
               AND ($5::timestamptz IS NULL OR occurred_at >= $5)
@@ -68,7 +71,7 @@ pub const EVENTS: &str = "
 /// `event_by_id`: the same columns of one event.
 const BY_ID: &str = "
     SELECT transaction_id, position, 1::bigint, transaction_id, position, event_id, aggregate_type, aggregate_id,
-           event_type, lane, extract(epoch FROM occurred_at)::float8
+           event_type, aftercommit.lane(aggregate_id), extract(epoch FROM occurred_at)::float8
       FROM aftercommit.outbox
      WHERE event_id = $1";
 

@@ -4,9 +4,11 @@
 //! by its position only, and no more rows are gone through than are counted at most, however large the window: while one
 //! is open, transactions and positions that do not run alike make the count a little too small.
 
+use time::OffsetDateTime;
 use tokio_postgres::types::Type;
 use uuid::Uuid;
 
+use super::types::Moment;
 use super::window::Snapshot;
 use super::{Error, PATIENCE, Reading};
 use crate::postgres::within;
@@ -47,7 +49,7 @@ macro_rules! part {
                           AND pg_visible_in_snapshot(row.transaction_id, lanes.next)
                           AND row.position <= lanes.after_position AS handed_over
                      FROM aftercommit.outbox AS row
-                    WHERE row.lane = lanes.lane
+                    WHERE aftercommit.lane(row.aggregate_id) = lanes.lane
                       AND ",
             $transactions,
             "
@@ -86,7 +88,8 @@ pub const BACKLOG: &str = concat!(
     SELECT lanes.lane,
            begun.waiting + ended.waiting,
            oldest.event_id,
-           extract(epoch FROM clock_timestamp() - oldest.occurred_at)::float8
+           oldest.occurred_at,
+           clock_timestamp()
       FROM now
      CROSS JOIN unnest($1::smallint[], $2::pg_snapshot[], $3::pg_snapshot[], $4::bigint[], $6::uuid[])
                     AS lanes (lane, seen, next, after_position, after_id)
@@ -121,7 +124,7 @@ pub const BACKLOG: &str = concat!(
                      ORDER BY transaction_id, position
                      LIMIT 1)) AS first
              JOIN aftercommit.outbox AS row
-               ON row.lane           = lanes.lane
+               ON aftercommit.lane(row.aggregate_id) = lanes.lane
               AND row.transaction_id = first.transaction_id
               AND row.position       = first.position
             UNION ALL
@@ -162,7 +165,9 @@ impl Reading<'_> {
         .await?;
         let backlog = |row: &tokio_postgres::Row| {
             let event_id: Option<Uuid> = row.try_get(2)?;
-            let age: Option<f64> = row.try_get(3)?;
+            let occurred_at: Option<Moment> = row.try_get(3)?;
+            let now: OffsetDateTime = row.try_get(4)?;
+            let age = occurred_at.map(|Moment(occurred_at)| (now - occurred_at).as_seconds_f64());
             Ok::<_, tokio_postgres::Error>(Backlog {
                 lane: row.try_get(0)?,
                 waiting: row.try_get(1)?,

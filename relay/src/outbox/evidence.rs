@@ -5,7 +5,7 @@ use tokio_postgres::Row;
 use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
-use super::types::Xid;
+use super::types::{Moment, Xid};
 use super::window::{TransactionId, inserter, vouched};
 use super::{Error, PATIENCE, Range, Reading, Witness};
 use crate::postgres::within;
@@ -26,11 +26,11 @@ pub const WITNESS: &str = "
     SELECT event_id, transaction_id, position, inserter
       FROM ((SELECT event_id, transaction_id, position, xmin AS inserter
                FROM aftercommit.outbox
-              WHERE lane = $1
+              WHERE aftercommit.lane(aggregate_id) = $1
                 AND transaction_id >= $2
                 AND transaction_id <  $3
                 AND pg_visible_in_snapshot(transaction_id, $4)
-              ORDER BY lane DESC, transaction_id DESC
+              ORDER BY aftercommit.lane(aggregate_id) DESC, transaction_id DESC
               LIMIT 1)
              UNION ALL
             (SELECT row.*
@@ -38,7 +38,7 @@ pub const WITNESS: &str = "
               CROSS JOIN LATERAL (
                     SELECT event_id, transaction_id, position, xmin AS inserter
                       FROM aftercommit.outbox AS row
-                     WHERE row.lane = $1
+                     WHERE aftercommit.lane(row.aggregate_id) = $1
                        AND row.transaction_id = ended.transaction_id
                      LIMIT 1) AS row)) AS greatest
      ORDER BY transaction_id DESC
@@ -149,7 +149,10 @@ impl Reading<'_> {
     pub async fn newest(&self, before: Option<Uuid>, limit: usize) -> Result<Vec<(Uuid, OffsetDateTime)>, Error> {
         let parameters: [(&(dyn ToSql + Sync), Type); 2] = [(&before, Type::UUID), (&(limit as i64), Type::INT8)];
         let rows = within(PATIENCE, self.source.query(NEWEST, &parameters)).await?;
-        let event = |row: &Row| Ok::<_, tokio_postgres::Error>((row.try_get(0)?, row.try_get(1)?));
+        let event = |row: &Row| {
+            let Moment(occurred_at) = row.try_get(1)?;
+            Ok::<_, tokio_postgres::Error>((row.try_get(0)?, occurred_at))
+        };
         Ok(rows.iter().map(event).collect::<Result<_, _>>()?)
     }
 }

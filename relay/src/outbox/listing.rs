@@ -9,6 +9,7 @@ use tokio_postgres::types::{ToSql, Type};
 use uuid::Uuid;
 
 use super::page::{Filter, PAGE_ROWS};
+use super::types::Moment;
 use super::{Error, PATIENCE, Reading};
 use crate::postgres::within;
 
@@ -63,7 +64,7 @@ pub const STEP_END: &str = "
 
 /// `step`: the chosen rows of a step.
 pub const STEP: &str = "
-    SELECT event_id, position, lane, aggregate_type, aggregate_id, event_type, event_version, occurred_at, metadata::text
+    SELECT event_id, position, aftercommit.lane(aggregate_id), aggregate_type, aggregate_id, event_type, event_version, occurred_at, metadata::text
       FROM aftercommit.outbox
      WHERE ($1::text        IS NULL OR aggregate_type || '/' || aggregate_id = $1)
        AND ($2::text[]      IS NULL OR event_type = ANY ($2))
@@ -116,6 +117,7 @@ impl Reading<'_> {
         let rows = rows
             .iter()
             .map(|row| {
+                let Moment(occurred_at) = row.try_get(7)?;
                 Ok(EventRow {
                     event_id: row.try_get(0)?,
                     position: row.try_get(1)?,
@@ -124,7 +126,7 @@ impl Reading<'_> {
                     aggregate_id: row.try_get(4)?,
                     event_type: row.try_get(5)?,
                     event_version: row.try_get(6)?,
-                    occurred_at: row.try_get(7)?,
+                    occurred_at,
                     metadata: row.try_get(8)?,
                 })
             })

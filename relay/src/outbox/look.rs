@@ -100,7 +100,7 @@ macro_rules! look_statement {
            (SELECT count(*)
               FROM (SELECT
                       FROM aftercommit.outbox AS row
-                     WHERE row.lane = lanes.lane
+                     WHERE aftercommit.lane(row.aggregate_id) = lanes.lane
                        AND row.transaction_id >= pg_snapshot_xmax(lanes.seen)
                        AND row.transaction_id <  pg_snapshot_xmax(now.next)
                        AND pg_visible_in_snapshot(row.transaction_id, now.next)
@@ -135,13 +135,13 @@ pub const LOOK: &str = look_statement!(
          + (SELECT count(*)
               FROM (SELECT
                       FROM aftercommit.outbox AS row
-                     WHERE row.lane = lanes.lane
+                     WHERE aftercommit.lane(row.aggregate_id) = lanes.lane
                        AND row.transaction_id = ANY (ARRAY(SELECT pg_snapshot_xip(lanes.seen)))
                        AND pg_visible_in_snapshot(row.transaction_id, now.next)
                      LIMIT $9) AS ended_since)",
     "EXISTS (SELECT
                      FROM aftercommit.outbox AS row
-                    WHERE row.lane = lanes.lane)"
+                    WHERE aftercommit.lane(row.aggregate_id) = lanes.lane)"
 );
 
 /// `look_plain`: the same for lanes that have a witness and no open window, and whose `seen` has nothing in progress, as is

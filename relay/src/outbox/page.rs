@@ -22,7 +22,7 @@ pub const PAGE_ROWS: i64 = 10_000;
 /// Which events are wanted; what is none wants all.
 #[derive(Clone, Debug, Default)]
 pub struct Filter {
-    /// `type/id`.
+    /// `type/id`: the type ends at the first slash.
     pub aggregate: Option<String>,
     /// The event's type, one of these.
     pub types: Option<Vec<String>>,
@@ -76,7 +76,7 @@ pub const PAGE_END: &str = "
 pub const LANE_PAGE_END: &str = "
     SELECT transaction_id, position
       FROM aftercommit.outbox
-     WHERE lane = (hashtextextended($1 COLLATE \"C\", 0) & 15)::smallint
+     WHERE aftercommit.lane(aggregate_id) = aftercommit.lane(substr($1, strpos($1, '/') + 1))
        AND ($2::xid8 IS NULL OR (transaction_id, position, event_id) > ($2, $3, $4))
      ORDER BY transaction_id, position
     OFFSET $5 - 1
@@ -87,7 +87,7 @@ macro_rules! read {
         concat!(
             "
     SELECT event_id, position, transaction_id, aggregate_type, aggregate_id, event_type, event_version,
-           payload, metadata, occurred_at, durable_at_commit, lane
+           payload, metadata, occurred_at, durable_at_commit, aftercommit.lane(aggregate_id)
       FROM aftercommit.outbox
      WHERE ($1::text        IS NULL OR aggregate_type || '/' || aggregate_id = $1)
        AND ($2::text[]      IS NULL OR event_type = ANY ($2))
@@ -110,7 +110,7 @@ pub const PAGE: &str = read!(
 /// `lane_page`: the chosen rows of a page of an aggregate's lane.
 pub const LANE_PAGE: &str = read!(
     "
-       AND lane = (hashtextextended($1 COLLATE \"C\", 0) & 15)::smallint
+       AND aftercommit.lane(aggregate_id) = aftercommit.lane(substr($1, strpos($1, '/') + 1))
        AND ($5::xid8 IS NULL OR (transaction_id, position, event_id) > ($5, $6, $7))
        AND ($8::xid8 IS NULL OR (transaction_id, position) <= ($8, $9))
      ORDER BY transaction_id, position, event_id

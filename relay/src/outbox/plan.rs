@@ -43,12 +43,12 @@ impl Slice {
 
 /// `plan`: a piece of a window, counted by buckets of positions with the transaction ids in each, and its last row if it is
 /// full. Rows up to $6 have been handed over. The index is gone through twice, first for where the piece ends: that is
-/// cheaper than keeping the piece.
+/// cheaper than keeping the piece. The snapshot ($5) is none where the bound ($4) says it all.
 pub const PLAN: &str = "
     WITH last AS MATERIALIZED (
         SELECT transaction_id, position
           FROM aftercommit.outbox
-         WHERE lane = $1
+         WHERE aftercommit.lane(aggregate_id) = $1
            AND (transaction_id, position) > ($2, $3)
            AND transaction_id < $4
          ORDER BY transaction_id, position
@@ -57,13 +57,13 @@ pub const PLAN: &str = "
     )
     SELECT position / $7 AS bucket, count(*), min(transaction_id), max(transaction_id), NULL::bigint AS last_position
       FROM aftercommit.outbox
-     WHERE lane = $1
+     WHERE aftercommit.lane(aggregate_id) = $1
        AND (transaction_id, position) >  ($2, $3)
        AND (transaction_id, position) <= (coalesce((SELECT transaction_id FROM last), $4),
                                           coalesce((SELECT position       FROM last), 0))
        AND transaction_id < $4
        AND position >= $6
-       AND pg_visible_in_snapshot(transaction_id, $5)
+       AND pg_visible_in_snapshot(transaction_id, $5) IS NOT FALSE
      GROUP BY bucket
      UNION ALL
     SELECT NULL, NULL, NULL, transaction_id, position
@@ -73,7 +73,7 @@ pub const PLAN: &str = "
 pub const PLAN_SINGLE: &str = "
     SELECT position / $4 AS bucket, count(*)
       FROM aftercommit.outbox
-     WHERE lane = $1
+     WHERE aftercommit.lane(aggregate_id) = $1
        AND transaction_id = ANY ($2)
        AND position >= $3
      GROUP BY bucket";
@@ -136,7 +136,7 @@ impl Reading<'_> {
                     (&from_id, Type::XID8),
                     (&from_position, Type::INT8),
                     (&end, Type::XID8),
-                    (&upper, Type::PG_SNAPSHOT),
+                    (&upper.with_gaps(), Type::PG_SNAPSHOT),
                     (&range.after.0, Type::INT8),
                     (&BUCKET_POSITIONS, Type::INT8),
                     (&PIECE_ROWS, Type::INT8),

@@ -115,10 +115,10 @@ macro_rules! read_range {
             "
            SELECT *, xmin AS inserter
              FROM aftercommit.outbox
-            WHERE lane = stretch.lane
+            WHERE aftercommit.lane(aggregate_id) = stretch.lane
               AND transaction_id >= low
               AND transaction_id <= high
-              AND pg_visible_in_snapshot(transaction_id, next)",
+              AND pg_visible_in_snapshot(transaction_id, next) IS NOT FALSE",
             $order
         )
     };
@@ -138,14 +138,14 @@ pub const READ_SINGLE: &str = read!(
     "
            SELECT *, xmin AS inserter
              FROM aftercommit.outbox
-            WHERE lane = stretch.lane
+            WHERE aftercommit.lane(aggregate_id) = stretch.lane
               AND transaction_id >= low
               AND transaction_id <= high
-              AND pg_visible_in_snapshot(transaction_id, next)
+              AND pg_visible_in_snapshot(transaction_id, next) IS NOT FALSE
             UNION ALL
            SELECT *, xmin AS inserter
              FROM aftercommit.outbox
-            WHERE lane = stretch.lane
+            WHERE aftercommit.lane(aggregate_id) = stretch.lane
               AND transaction_id = ANY (ARRAY(SELECT pg_snapshot_xip(single)))",
     "
             ORDER BY position, event_id"
@@ -232,7 +232,8 @@ struct Columns {
     lane: Vec<i16>,
     low: Vec<TransactionId>,
     high: Vec<TransactionId>,
-    next: Vec<Snapshot>,
+    /// None where its bound, which `high` keeps to, says it all: then the server need not ask it for each row.
+    next: Vec<Option<Snapshot>>,
     /// Transactions to be read by their ids, as what is in progress in a snapshot: the one array of ids that an array
     /// can hold several of.
     single: Vec<Snapshot>,
@@ -257,7 +258,7 @@ impl Columns {
             }
             low.push(first);
             high.push(last);
-            next.push(upper);
+            next.push(upper.with_gaps());
             single.push(Snapshot::new(Snapshot::END, singles));
         }
         fn column<T>(stretches: &[Stretch<'_>], of: impl FnMut(&Stretch<'_>) -> T) -> Vec<T> {

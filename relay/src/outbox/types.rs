@@ -1,8 +1,10 @@
-//! `xid8` and `pg_snapshot` on the wire.
+//! `xid8`, `pg_snapshot`, `xid` and times on the wire.
 
 use std::error::Error;
 
 use bytes::{Buf, BufMut, BytesMut};
+use time::macros::datetime;
+use time::{Duration, OffsetDateTime};
 use tokio_postgres::types::{FromSql, IsNull, ToSql, Type, accepts, to_sql_checked};
 
 use super::window::{Snapshot, TransactionId};
@@ -53,6 +55,28 @@ impl ToSql for Snapshot {
 
     accepts!(PG_SNAPSHOT);
     to_sql_checked!();
+}
+
+/// When a writer says that something happened. Any time that PostgreSQL can hold, infinity among them, is read as one that
+/// everything here can count with: from 2000 to 9999.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moment(pub OffsetDateTime);
+
+impl Moment {
+    /// The first one.
+    pub const FIRST: OffsetDateTime = datetime!(2000-01-01 0:00 UTC);
+    /// The last one.
+    pub const LAST: OffsetDateTime = datetime!(9999-01-01 0:00 UTC);
+}
+
+/// Microseconds since 2000 (`timestamptz_send`).
+impl<'a> FromSql<'a> for Moment {
+    fn from_sql(_: &Type, mut raw: &'a [u8]) -> Result<Self> {
+        let since = Duration::microseconds(raw.try_get_i64()?);
+        Ok(Self(Self::FIRST.saturating_add(since).clamp(Self::FIRST, Self::LAST)))
+    }
+
+    accepts!(TIMESTAMPTZ);
 }
 
 /// `xid`: the low 32 bits of a transaction id, as in a row's `xmin`.

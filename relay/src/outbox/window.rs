@@ -65,6 +65,12 @@ impl Snapshot {
         id < self.xmax && self.xip.binary_search(&id).is_err()
     }
 
+    /// Itself, unless its bound says it all: nothing below was in progress.
+    #[must_use]
+    pub fn with_gaps(self) -> Option<Self> {
+        Some(self).filter(|snapshot| !snapshot.xip.is_empty())
+    }
+
     /// The transactions that were in progress here and have finished in `next`: the part of the window that lies below
     /// this snapshot's `xmax`. All ids from `xmax` on that are finished in `next` are its other part.
     pub fn ended_in(&self, next: &Self) -> Vec<TransactionId> {

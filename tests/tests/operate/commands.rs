@@ -141,7 +141,7 @@ async fn failures_are_listed_given_up_and_tried_again() -> Result<()> {
     // An event that the real handler can take, and one that it can't, both on record as failed.
     let writer = databases.app.connect(Role::Owner).await?;
     let sql = "INSERT INTO aftercommit.outbox (event_id, aggregate_type, aggregate_id, event_type, payload)
-               VALUES (gen_random_uuid(), 'user', $1, 'user.registered', $2) RETURNING event_id";
+               VALUES (gen_random_uuid(), 'user', $1, 'user.registered', $2::json) RETURNING event_id";
     let good = serde_json::json!({"user_id": uuid::Uuid::now_v7(), "email": "a@b.org", "display_name": "A"});
     for (aggregate, payload) in [("1", good), ("2", serde_json::json!({"no": "user"}))] {
         let event: uuid::Uuid = writer.query_one(sql, &[&aggregate, &payload]).await?.get(0);

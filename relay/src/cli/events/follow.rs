@@ -21,6 +21,7 @@ use crate::operate::{FailureFilter, JobFilter, Slice, failures, jobs};
 use crate::outbox::OutboxRow;
 use crate::outbox::listing::EventRow;
 use crate::postgres::within;
+use crate::text::{aggregate, event_type};
 use crate::verify::has_passed;
 
 /// Events whose results are awaited at most; beyond, the oldest are let go.
@@ -65,11 +66,10 @@ impl Follow {
         match self.form {
             Form::Json => print_json_line(&json!({"event": event.to_json()})),
             Form::Text => print(&format!(
-                "{}  {}  {}/{}  {}\n",
+                "{}  {}  {}  {}\n",
                 now(),
-                strong(&event.event_type),
-                event.aggregate_type,
-                event.aggregate_id,
+                strong(&event_type(&event.event_type)),
+                aggregate(&event.aggregate_type, &event.aggregate_id),
                 faint(&format!("{} lane {}", event.event_id, event.lane)),
             )),
         }

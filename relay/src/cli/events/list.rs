@@ -16,7 +16,7 @@ use crate::databases;
 use crate::events;
 use crate::outbox::listing::EventRow;
 use crate::outbox::page::Filter;
-use crate::text::table;
+use crate::text::{aggregate, event_type, table};
 
 /// Which, and how many.
 #[derive(ClapArgs, Clone, Debug)]
@@ -86,8 +86,8 @@ fn line(row: &EventRow) -> Vec<String> {
     vec![
         row.event_id.to_string(),
         shown(Some(row.occurred_at)),
-        format!("{} v{}", row.event_type, row.event_version),
-        format!("{}/{}", row.aggregate_type, row.aggregate_id),
+        format!("{} v{}", event_type(&row.event_type), row.event_version),
+        aggregate(&row.aggregate_type, &row.aggregate_id),
         row.lane.to_string(),
         row.position.to_string(),
     ]

@@ -11,7 +11,7 @@ use crate::cli::when::{ids, shown};
 use crate::config::{ApplicationDatabaseArgs, JobsDatabaseArgs};
 use crate::events::timeline::{self, Timeline};
 use crate::operate::job::JobDetail;
-use crate::text::{json, span, table};
+use crate::text::{aggregate, event_type, json, span, table};
 
 /// Which one.
 #[derive(ClapArgs, Clone, Debug)]
@@ -71,8 +71,8 @@ fn text(timeline: &Timeline, with_payload: bool) -> String {
             };
             let mut rows = vec![
                 ("event", event.event_id.to_string()),
-                ("type", format!("{}, version {}", event.event_type, event.event_version)),
-                ("aggregate", format!("{}/{}", event.aggregate_type, event.aggregate_id)),
+                ("type", format!("{}, version {}", event_type(&event.event_type), event.event_version)),
+                ("aggregate", aggregate(&event.aggregate_type, &event.aggregate_id)),
                 ("happened", shown(Some(event.occurred_at))),
                 ("outbox", format!("lane {}, position {}", event.lane, event.position)),
                 ("metadata", json(&event.metadata).to_string()),

@@ -13,7 +13,7 @@ use crate::cli::when::{ids, shown};
 use crate::config::JobsDatabaseArgs;
 use crate::operate::failures::{self, FailureRow};
 use crate::operate::{FailureFilter, Slice};
-use crate::text::{one_line, table};
+use crate::text::{aggregate, event_type, one_line, table};
 
 /// Bytes of an error in a line of a table; `--json` has all of it.
 const ERROR_BYTES: usize = 80;
@@ -85,8 +85,8 @@ fn line(row: &FailureRow) -> Vec<String> {
     let error = if row.resolved_at.is_some() { format!("resolved; {error}") } else { error };
     vec![
         row.event_id.to_string(),
-        row.event_type.clone(),
-        format!("{}/{}", row.aggregate_type, row.aggregate_id),
+        event_type(&row.event_type),
+        aggregate(&row.aggregate_type, &row.aggregate_id),
         row.handler.clone(),
         row.attempts.to_string(),
         shown(row.last_failed_at),

@@ -99,11 +99,11 @@ pub async fn textbook(databases: &Databases, events: i64) -> Result<f64> {
     app.batch_execute(
         "DROP TABLE IF EXISTS aftercommit.textbook;
          CREATE TABLE aftercommit.textbook (LIKE aftercommit.outbox INCLUDING ALL, dispatched_at timestamptz);
-         DROP INDEX IF EXISTS aftercommit.textbook_lane_transaction_id_position_idx;
-         INSERT INTO aftercommit.textbook (event_id, transaction_id, position, lane, aggregate_type, aggregate_id, event_type,
+         DROP INDEX aftercommit.textbook_lane_transaction_id_position_aggregate_id_idx;
+         INSERT INTO aftercommit.textbook (event_id, transaction_id, position, aggregate_type, aggregate_id, event_type,
                                            event_version, payload, metadata, occurred_at, durable_at_commit)
          OVERRIDING SYSTEM VALUE
-         SELECT event_id, transaction_id, position, lane, aggregate_type, aggregate_id, event_type,
+         SELECT event_id, transaction_id, position, aggregate_type, aggregate_id, event_type,
                 event_version, payload, metadata, occurred_at, durable_at_commit
            FROM aftercommit.outbox;
          CREATE INDEX textbook_waiting ON aftercommit.textbook (position) WHERE dispatched_at IS NULL",
