@@ -188,11 +188,12 @@ impl Running {
     /// Waits for a line that holds `text`, and returns it.
     pub async fn line_with(&self, text: &str) -> Result<String> {
         until(&format!("{} to say {text:?}", self.name), async || {
+            // Asked first: what it said last is then in the output.
+            let going_on = self.fail_if_ended();
             if let Some(line) = self.output().lines().find(|line| line.contains(text)) {
                 return Ok(Some(line.to_owned()));
             }
-            self.fail_if_ended()?;
-            Ok(None)
+            going_on.map(|()| None)
         })
         .await
         .with_context(|| format!("{} said:\n{}", self.name, self.output()))
