@@ -22,7 +22,8 @@ use crate::prune::{PruneError, answer, connect, outbox};
 const EVENTS: &str = "
 SELECT event.event_id, coalesce(event.transaction_id < cursor.all_seen_below::xid8, false)
   FROM aftercommit.outbox AS event
-  LEFT JOIN unnest($2::smallint[], $3::text[]) AS cursor (lane, all_seen_below) ON cursor.lane = aftercommit.lane(event.aggregate_id)
+  LEFT JOIN unnest($2::smallint[], $3::text[]) AS cursor (lane, all_seen_below)
+    ON cursor.lane = aftercommit.lane(event.aggregate_id)
  WHERE aftercommit.lane(event.aggregate_id) = aftercommit.lane(substr($1, strpos($1, '/') + 1))
    AND event.aggregate_type || '/' || event.aggregate_id = $1
    AND NOT starts_with(event.metadata::text, '{\"' || $4 || '\"')

@@ -40,7 +40,8 @@ pub struct Head {
     /// The version of the payload's shape.
     pub event_version: i32,
     /// A JSON object, or what somebody took for one: trace context (`traceparent`, `tracestate`), `correlation_id`,
-    /// `causation_id`, and whatever else the writer added. Kept raw: rows are written by any language, and an odd value here must not fail an event.
+    /// `causation_id`, and whatever else the writer added. Kept raw: rows are written by any language, and an odd value
+    /// here must not fail an event.
     pub metadata: Box<RawValue>,
     /// When the writer says that it happened.
     pub occurred_at: OffsetDateTime,

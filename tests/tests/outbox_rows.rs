@@ -1,5 +1,5 @@
-//! What a row of the outbox must be, whoever writes it: every limit is kept, and the error says which one was met, without quoting
-//! the row. What is merely odd is taken, and stops no lane.
+//! What a row of the outbox must be, whoever writes it: every limit is kept, and the error says which one was met, without
+//! quoting the row. What is merely odd is taken, and stops no lane.
 
 use anyhow::{Context, Result, ensure};
 use relay::handlers::Registry;

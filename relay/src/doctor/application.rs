@@ -15,8 +15,8 @@ const OUTBOX: &str = "aftercommit.outbox";
 
 /// `columns`: every column that the relay reads. Asked for no row.
 const COLUMNS: &str = "
-    SELECT event_id, position, transaction_id, aftercommit.lane(aggregate_id), aggregate_type, aggregate_id, event_type, event_version, payload,
-           metadata, occurred_at, durable_at_commit
+    SELECT event_id, position, transaction_id, aftercommit.lane(aggregate_id), aggregate_type, aggregate_id, event_type,
+           event_version, payload, metadata, occurred_at, durable_at_commit
       FROM aftercommit.outbox
      LIMIT 0";
 
@@ -26,7 +26,8 @@ const TABLE_STATE: &str = "
            coalesce((SELECT bool_or(index.indisvalid)
                        FROM pg_index AS index
                       WHERE index.indrelid = class.oid
-                        AND pg_get_indexdef(index.indexrelid) LIKE '%lane(%aggregate_id%), transaction_id, \"position\") INCLUDE (aggregate_id)%'), false),
+                        AND pg_get_indexdef(index.indexrelid)
+                            LIKE '%lane(%aggregate_id%), transaction_id, \"position\") INCLUDE (aggregate_id)%'), false),
            greatest(class.reltuples, 0)::float8,
            pg_total_relation_size(class.oid)
       FROM pg_class AS class
@@ -153,8 +154,12 @@ async fn outbox(client: &Client, limits: &Limits, notes: &mut Notes) -> Result<(
     }
     match row.try_get::<_, bool>(1)? {
         true => notes.ok("index", "the index that windows are read by is there"),
-        false => notes.problem("index", "there is no valid index on the lane, transaction_id and position: every look reads the whole outbox",
-            "CREATE INDEX CONCURRENTLY outbox_window ON aftercommit.outbox (aftercommit.lane(aggregate_id), transaction_id, position) INCLUDE (aggregate_id), or REINDEX it"),
+        false => notes.problem(
+            "index",
+            "there is no valid index on the lane, transaction_id and position: every look reads the whole outbox",
+            "CREATE INDEX CONCURRENTLY outbox_window ON aftercommit.outbox \
+             (aftercommit.lane(aggregate_id), transaction_id, position) INCLUDE (aggregate_id), or REINDEX it",
+        ),
     }
     let (rows, bytes): (f64, i64) = (row.try_get(2)?, row.try_get(3)?);
     let size = format!("about {rows:.0} events, {} MB", bytes / 1_048_576);

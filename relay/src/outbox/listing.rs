@@ -64,7 +64,8 @@ pub const STEP_END: &str = "
 
 /// `step`: the chosen rows of a step.
 pub const STEP: &str = "
-    SELECT event_id, position, aftercommit.lane(aggregate_id), aggregate_type, aggregate_id, event_type, event_version, occurred_at, metadata::text
+    SELECT event_id, position, aftercommit.lane(aggregate_id), aggregate_type, aggregate_id, event_type, event_version,
+           occurred_at, metadata::text
       FROM aftercommit.outbox
      WHERE ($1::text        IS NULL OR aggregate_type || '/' || aggregate_id = $1)
        AND ($2::text[]      IS NULL OR event_type = ANY ($2))

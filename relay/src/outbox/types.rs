@@ -63,10 +63,10 @@ impl ToSql for Snapshot {
 pub struct Moment(pub OffsetDateTime);
 
 impl Moment {
-    /// The first one.
-    pub const FIRST: OffsetDateTime = datetime!(2000-01-01 0:00 UTC);
+    /// The first one, where PostgreSQL's own count begins.
+    const FIRST: OffsetDateTime = datetime!(2000-01-01 0:00 UTC);
     /// The last one.
-    pub const LAST: OffsetDateTime = datetime!(9999-01-01 0:00 UTC);
+    const LAST: OffsetDateTime = datetime!(9999-01-01 0:00 UTC);
 }
 
 /// Microseconds since 2000 (`timestamptz_send`).

@@ -13,7 +13,8 @@ use uuid::Uuid;
 
 /// What is read of an event.
 pub const COLUMNS: &str = "
-    SELECT event_id, position, aftercommit.lane(aggregate_id), aggregate_type, aggregate_id, event_type, event_version, payload, metadata, occurred_at";
+    SELECT event_id, position, aftercommit.lane(aggregate_id), aggregate_type, aggregate_id, event_type, event_version,
+           payload, metadata, occurred_at";
 
 /// The product's handlers.
 pub fn registry() -> Result<Registry> {

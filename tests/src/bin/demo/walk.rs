@@ -66,7 +66,8 @@ async fn arrived(system: &System, email: &str, count: usize, since: Instant, scr
 
 /// Purpose: a user's events and when each was committed, in seconds.
 const EVENTS: &str = "
-SELECT event_id, event_type, aftercommit.lane(aggregate_id), to_char(committed AT TIME ZONE 'UTC', 'HH24:MI:SS.MS'), extract(epoch FROM committed)::float8
+SELECT event_id, event_type, aftercommit.lane(aggregate_id),
+       to_char(committed AT TIME ZONE 'UTC', 'HH24:MI:SS.MS'), extract(epoch FROM committed)::float8
   FROM (SELECT *, coalesce(pg_xact_commit_timestamp(transaction_id::xid), occurred_at) AS committed
           FROM aftercommit.outbox) AS event
  WHERE aggregate_type = 'user' AND aggregate_id = $1
