@@ -103,7 +103,7 @@ impl Dispatcher {
 
     /// Commits a batch. Returns how many jobs were new.
     pub async fn commit(&mut self, batch: &Batch) -> Result<u64, commit::Error> {
-        commit::commit(&mut self.jobs, &self.statements, batch).await
+        commit::commit(&mut self.jobs, &self.statements, batch, || ()).await
     }
 
     /// Stores a batch, its jobs by COPY, and does not commit: what a worker leaves that dies there.

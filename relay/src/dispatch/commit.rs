@@ -140,20 +140,27 @@ enum Tried {
     NotNew,
 }
 
-/// Stores a batch. Returns how many jobs were new.
+/// Stores a batch. Returns how many jobs were new. `flushing` is called when nothing but the disk is left to wait for: it is
+/// then that other work costs nothing.
 ///
 /// # Errors
 /// [`Error::Fenced`], or whatever PostgreSQL says.
-pub async fn commit(client: &mut Client, statements: &Statements, batch: &Batch) -> Result<u64, Error> {
+pub async fn commit(
+    client: &mut Client,
+    statements: &Statements,
+    batch: &Batch,
+    flushing: impl Fn(),
+) -> Result<u64, Error> {
     let few = batch.jobs.len() < statements.copy_from;
     // Longer than this and the session, with the lanes, is gone anyway.
     let tried = within(SESSION_LEASE, async {
         if few && batch.failures.is_empty() && batch.checkpoints.is_empty() {
+            flushing();
             return at_once(client, statements, batch).await;
         }
         let by = if few || batch.again { By::Insert } else { By::Copy };
-        match store(client, statements, batch, by).await? {
-            Tried::NotNew => store(client, statements, batch, By::Insert).await,
+        match store(client, statements, batch, by, &flushing).await? {
+            Tried::NotNew => store(client, statements, batch, By::Insert, &flushing).await,
             tried => Ok(tried),
         }
     });
@@ -178,6 +185,7 @@ async fn store(
     statements: &Statements,
     batch: &Batch,
     by: By,
+    flushing: impl Fn(),
 ) -> Result<Tried, tokio_postgres::Error> {
     let transaction = client.transaction().await?;
     let jobs = async {
@@ -207,6 +215,7 @@ async fn store(
     };
     set_aside?;
     kept?;
+    flushing();
     transaction.commit().await?;
     Ok(Tried::Stored(stored))
 }

@@ -25,6 +25,10 @@ use crate::outbox::{self, Look, OutboxRow, Reading, SLICE_ROWS, Session, Way};
 /// A batch takes no further lane once it may hold this many events.
 const BATCH_EVENTS: usize = 8 * SLICE_ROWS;
 
+/// Handlers run on so many events before others get their turn. A batch takes a thread for milliseconds, and while it does,
+/// the runtime may not look at any socket, that of the COPY before it among them.
+const EVENTS_AT_A_TIME: usize = 128;
+
 /// What one transaction in the jobs database will store: jobs and failures, and the cursors moved over their events.
 #[derive(Debug, Default)]
 pub struct Batch {
@@ -214,7 +218,7 @@ pub async fn batch(
         }
     }
     reading.end_soon();
-    handle(reader, &taken, &mut batch);
+    handle(reader, &taken, &mut batch).await;
     batch.took = began.elapsed();
     Ok(match batch.cursors.is_empty() {
         false => Found::Batch(batch),
@@ -282,13 +286,18 @@ async fn take(
 
 /// Runs the handlers on what was read, in the order of positions over all lanes: jobs come in the order of time then,
 /// which is that of the indexes they go to.
-fn handle(reader: Reader<'_>, taken: &[(Option<OffsetDateTime>, Vec<OutboxRow>)], batch: &mut Batch) {
-    let mut rows: Vec<_> =
-        taken.iter().flat_map(|(rebased_at, rows)| rows.iter().map(|row| (*rebased_at, row))).collect();
-    rows.sort_by_key(|(_, row)| row.envelope.position);
+async fn handle(reader: Reader<'_>, taken: &[(Option<OffsetDateTime>, Vec<OutboxRow>)], batch: &mut Batch) {
+    let rows = taken.iter().flat_map(|(rebased_at, rows)| rows.iter().map(move |row| (*rebased_at, row)));
+    // Positions beside the rows, not behind them: sorting would wait for memory at each look.
+    let mut rows: Vec<_> = rows.map(|(rebased_at, row)| (row.envelope.position, rebased_at, row)).collect();
+    let id = |row: &OutboxRow| row.envelope.event_id;
+    rows.sort_by(|(a, _, one), (b, _, other)| a.cmp(b).then_with(|| id(one).cmp(&id(other))));
     batch.events = rows.len();
     batch.jobs.reserve(rows.len());
-    for (rebased_at, OutboxRow { envelope, .. }) in rows {
+    for (number, (_, rebased_at, OutboxRow { envelope, .. })) in rows.into_iter().enumerate() {
+        if number % EVENTS_AT_A_TIME == EVENTS_AT_A_TIME - 1 {
+            tokio::task::yield_now().await;
+        }
         let past = rebased_at.is_some_and(|at| envelope.occurred_at < at);
         batch.again |= past;
         let event_type = reader.registry.known_type(&envelope.event_type);

@@ -28,6 +28,8 @@ const POLL: Duration = Duration::from_secs(5);
 const POLL_DEAF: Duration = Duration::from_secs(1);
 /// How soon to look again for a commit that is on its way to disk.
 const FLUSH_POLL: Duration = Duration::from_millis(5);
+/// How many batches are read before the first is on its way to disk.
+const READ_AHEAD: usize = 2;
 /// The bound on light statements in the jobs database.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -131,7 +133,7 @@ impl Worker {
     }
 
     /// Reads and commits until nothing is left, the lanes are to be shared anew, or it is time to stop. Reading runs ahead
-    /// of the commits: while one batch is being committed, the next waits and the one after it is read.
+    /// of the commits: while one batch is on its way to disk, the next waits and the one after it is read.
     ///
     /// # Errors
     /// When either database is away, or another worker has moved a lane: the worker is then of no more use.
@@ -140,19 +142,25 @@ impl Worker {
         self.ear.mark_unchanged();
         self.found = loop {
             let (batches, mut read) = mpsc::channel(1);
+            let (permit, permits) = mpsc::unbounded_channel();
+            let permit_read = move || {
+                let _ = permit.send(());
+            };
+            (0..READ_AHEAD).for_each(|_| permit_read());
             let reader = Reader {
                 application: &self.application,
                 registry: &context.registry,
                 registrations: &self.registrations,
             };
             let going_on = || !stop.is_cancelled() && !context.pauses.dispatch();
-            let reading = read_ahead(reader, &mut self.lanes, &mut self.turn, self.balance_at, going_on, batches);
+            let reading =
+                read_ahead(reader, &mut self.lanes, &mut self.turn, self.balance_at, going_on, permits, batches);
             let (jobs, statements, memory) = (&mut self.jobs, &self.statements, &self.memory);
             let storing = async move {
                 while let Some(batch) = read.recv().await {
-                    store(jobs, statements, memory, batch, context).await?;
+                    store(jobs, statements, memory, batch, context, &permit_read).await?;
                 }
-                // `read` ends here: when a commit has failed, nothing more is read.
+                // `read` and the permits end here: when a commit has failed, nothing more is read.
                 Ok::<_, commit::Error>(())
             };
             let (stored, left) = tokio::join!(storing, reading);
@@ -239,21 +247,26 @@ async fn read_ahead(
     turn: &mut Turn,
     balance_at: Instant,
     going_on: impl Fn() -> bool,
+    mut permits: mpsc::UnboundedReceiver<()>,
     batches: mpsc::Sender<Batch>,
 ) -> Result<Option<Left>, outbox::Error> {
-    while !lanes.is_empty() && going_on() {
-        if Instant::now() >= balance_at {
-            return Ok(Some(Left::More));
-        }
-        match read::batch(reader, lanes, turn).await? {
-            Found::Batch(batch) => {
-                if batches.send(batch).await.is_err() {
-                    break;
-                }
+    while permits.recv().await.is_some() {
+        let batch = loop {
+            if lanes.is_empty() || !going_on() {
+                return Ok(None);
             }
-            Found::Again => {}
-            Found::Unflushed => return Ok(Some(Left::Unflushed)),
-            Found::Nothing => return Ok(Some(Left::Nothing)),
+            if Instant::now() >= balance_at {
+                return Ok(Some(Left::More));
+            }
+            match read::batch(reader, lanes, turn).await? {
+                Found::Batch(batch) => break batch,
+                Found::Again => {}
+                Found::Unflushed => return Ok(Some(Left::Unflushed)),
+                Found::Nothing => return Ok(Some(Left::Nothing)),
+            }
+        };
+        if batches.send(batch).await.is_err() {
+            break;
         }
     }
     Ok(None)
@@ -266,9 +279,10 @@ async fn store(
     memory: &Memory,
     mut batch: Batch,
     context: &Context,
+    flushing: impl Fn(),
 ) -> Result<(), commit::Error> {
     let began = Instant::now();
-    let stored = commit::commit(jobs, statements, &batch).await?;
+    let stored = commit::commit(jobs, statements, &batch, flushing).await?;
     memory.moved(&batch.cursors);
     record::committed(&batch.tally, batch.events, stored, batch.took, began.elapsed());
     batch.traced.committed(batch.events, stored);

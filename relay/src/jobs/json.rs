@@ -15,19 +15,23 @@ pub(super) fn fits_jsonb(json: &str) -> bool {
     !is_suspicious(json) || Scan { rest: json.as_bytes(), depth: 0 }.fits()
 }
 
-/// Whether a closer look is needed: few texts are long, or have escapes, many brackets, or an `e` with four digits after it.
-/// Each byte is looked at, without a branch, which takes less time than to search for the few that count.
+/// Whether a closer look is needed: few texts are long, or have escapes, many brackets, or what may be an exponent of four
+/// digits. Each byte is looked at, without a branch, which takes less time than to search for the few that count.
 fn is_suspicious(json: &str) -> bool {
     let bytes = json.as_bytes();
-    let from = |first: usize| bytes.get(first..).unwrap_or_default().iter();
-    let digit = |byte: u8| byte.is_ascii_digit() | (byte == b'+') | (byte == b'-');
-    let letters = from(0).zip(from(1)).zip(from(2)).zip(from(3)).zip(from(4));
-    let exponent = letters.fold(false, |found, ((((e, a), b), c), d)| {
-        found | ((*e | 0x20 == b'e') & digit(*a) & digit(*b) & digit(*c) & digit(*d))
-    });
-    let escapes = from(0).fold(false, |found, byte| found | (*byte == b'\\'));
-    let brackets: usize = from(0).map(|byte| usize::from(matches!(byte, b'[' | b'{'))).sum();
-    exponent | escapes | (brackets > DEEPEST) | (bytes.len() > MOST)
+    let any = |found: u8, here: bool| found | u8::from(here);
+    let escapes = bytes.iter().fold(0, |found, byte| any(found, *byte == b'\\'));
+    let exponents = bytes.windows(6).fold(0, |found, window| any(found, may_be_exponent(window)));
+    let brackets = || bytes.iter().filter(|byte| matches!(byte, b'[' | b'{')).count();
+    (escapes | exponents) != 0 || bytes.len() > MOST || (bytes.len() > DEEPEST && brackets() > DEEPEST)
+}
+
+/// Whether bytes begin with the end of a number's digits and the begin of an exponent.
+fn may_be_exponent(window: &[u8]) -> bool {
+    let &[last, e, sign, first, second, third] = window else { return false };
+    let digit = |byte: u8| byte.is_ascii_digit();
+    let begin = digit(sign) | (sign == b'+') | (sign == b'-');
+    (e | 0x20 == b'e') & digit(last) & begin & digit(first) & digit(second) & digit(third)
 }
 
 struct Scan<'a> {
@@ -137,6 +141,7 @@ mod tests {
             r#""\ude00\ud83d""#,
             "[1e99999]",
             "1E+8001",
+            "1e8001",
             "-1e-99999999999999999999999",
             &long,
             &too_deep,

@@ -63,7 +63,7 @@ pub struct Stretch<'a> {
 /// What was read of a stretch.
 #[derive(Debug, Default)]
 pub struct Read {
-    /// The rows that belong to the window, in order.
+    /// The rows that belong to the window.
     pub rows: Vec<OutboxRow>,
     /// The one of them that vouches for most.
     pub strongest: Option<Evidence>,
@@ -80,7 +80,7 @@ pub struct Read {
 pub enum Way {
     /// In order, up to wherever there is room.
     InOrder,
-    /// Each whole or not at all. The server need not sort whole rows, which is an eighth of its work on them.
+    /// Each whole or not at all, in any order. The server need not sort whole rows, which is an eighth of its work on them.
     Whole,
 }
 
@@ -152,7 +152,7 @@ pub const READ_SINGLE: &str = read!(
 );
 
 impl Reading<'_> {
-    /// The rows of some stretches, each after its `range.after` and in order, one [`Read`] each; about [`SLICE_BYTES`]
+    /// The rows of some stretches, each after its `range.after` and as `way` says, one [`Read`] each; about [`SLICE_BYTES`]
     /// altogether. What had no room is left unread, and by [`Way::Whole`] the rest of its stretch with it. `xmax` is the
     /// first transaction id not given out by now.
     ///
@@ -192,7 +192,7 @@ impl Reading<'_> {
                 read.whole = read.looked_at < stretch.limit;
             }
             if way == Way::Whole {
-                reads.iter_mut().for_each(Read::put_in_order);
+                reads.iter_mut().for_each(Read::keep_if_whole);
             }
             Ok(reads)
         };
@@ -201,12 +201,9 @@ impl Reading<'_> {
 }
 
 impl Read {
-    /// Puts what came in any order in order, if it is whole; else there is no telling what is missing, and none of it is
-    /// of use.
-    fn put_in_order(&mut self) {
-        if self.whole {
-            self.rows.sort_by_key(|row| (row.envelope.position, row.envelope.event_id));
-        } else {
+    /// Of what came in any order there is no telling what is missing, if it is not whole: none of it is of use.
+    fn keep_if_whole(&mut self) {
+        if !self.whole {
             *self = Self { looked_at: self.looked_at, ..Self::default() };
         }
     }
