@@ -247,9 +247,10 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        if self.shown_at_end {
+        let output = self.output();
+        if self.shown_at_end && !output.is_empty() {
             // The runner swallows this unless the test fails.
-            eprintln!("── output of {} ({})\n{}", self.name, self.pid(), self.output());
+            eprintln!("── output of {} ({})\n{output}", self.name, self.pid());
         }
     }
 }

@@ -50,6 +50,8 @@ async fn main() -> Result<()> {
     let idle = run(&databases, &sink, writer.spaced(IDLE_EVENTS).await?, "idle").await?;
     let load = run(&databases, &sink, writer.steady(LOAD_EVENTS, LOAD_PAUSE).await?, "500/s").await?;
     relay.process.terminate().await?;
+    // What it has to say comes before the figures.
+    drop(relay);
 
     let floor = notify.p50 + 2.0 * commit.p50;
     println!(
