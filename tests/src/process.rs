@@ -247,8 +247,8 @@ impl Running {
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let output = self.output();
-        if self.shown_at_end && !output.is_empty() {
+        let output = if self.shown_at_end { self.output() } else { String::new() };
+        if !output.is_empty() {
             // The runner swallows this unless the test fails.
             eprintln!("── output of {} ({})\n{output}", self.name, self.pid());
         }
